@@ -1,0 +1,101 @@
+"""everbus: Modbus for Python that stays up.
+
+The names below are the public top level; each is loaded when it is first used, so that
+``import everbus`` stays cheap. Addresses are 0-based PDU addresses everywhere.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from everbus.aio.server import Server
+    from everbus.aio.statistics import Drained, Forced
+    from everbus.aio.thread import serve_in_thread
+    from everbus.errors import (
+        ConfigurationError,
+        ConnectError,
+        ConnectionLostError,
+        ExceptionResponseError,
+        FramingError,
+        InvalidRequestError,
+        MismatchError,
+        ModbusError,
+        ModbusTimeoutError,
+        NetworkError,
+        PduError,
+        PeerError,
+        ServerStateError,
+        UsageError,
+    )
+    from everbus.limits import Limits
+    from everbus.service.bank import Bank
+    from everbus.service.local import LocalDevice
+    from everbus.service.units import Units
+
+_HOMES = {
+    "Server": "everbus.aio.server",
+    "Drained": "everbus.aio.statistics",
+    "Forced": "everbus.aio.statistics",
+    "serve_in_thread": "everbus.aio.thread",
+    "Limits": "everbus.limits",
+    "Bank": "everbus.service.bank",
+    "LocalDevice": "everbus.service.local",
+    "Units": "everbus.service.units",
+    "ConfigurationError": "everbus.errors",
+    "ConnectError": "everbus.errors",
+    "ConnectionLostError": "everbus.errors",
+    "ExceptionResponseError": "everbus.errors",
+    "FramingError": "everbus.errors",
+    "InvalidRequestError": "everbus.errors",
+    "MismatchError": "everbus.errors",
+    "ModbusError": "everbus.errors",
+    "ModbusTimeoutError": "everbus.errors",
+    "NetworkError": "everbus.errors",
+    "PduError": "everbus.errors",
+    "PeerError": "everbus.errors",
+    "ServerStateError": "everbus.errors",
+    "UsageError": "everbus.errors",
+}
+
+__all__ = [
+    "Bank",
+    "ConfigurationError",
+    "ConnectError",
+    "ConnectionLostError",
+    "Drained",
+    "ExceptionResponseError",
+    "Forced",
+    "FramingError",
+    "InvalidRequestError",
+    "Limits",
+    "LocalDevice",
+    "MismatchError",
+    "ModbusError",
+    "ModbusTimeoutError",
+    "NetworkError",
+    "PduError",
+    "PeerError",
+    "Server",
+    "ServerStateError",
+    "Units",
+    "UsageError",
+    "__version__",
+    "serve_in_thread",
+]
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'everbus' has no attribute {name!r}")
+    value: object = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""The wire format and the state of a conversation. Pure: bytes in, values out."""

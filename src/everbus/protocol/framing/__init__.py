@@ -1,0 +1,1 @@
+"""Frames around a PDU, as incremental parsers: MBAP, RTU and ASCII."""

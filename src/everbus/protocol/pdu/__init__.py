@@ -1,0 +1,1 @@
+"""Protocol data units, one module a family, both directions in each."""

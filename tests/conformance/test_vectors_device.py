@@ -1,0 +1,70 @@
+"""Every request vector, put to a device: answered, or refused with the code that the vector names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from everbus.protocol.codes import MAX_PDU_BYTES
+from everbus.protocol.framing.base import Frame
+from everbus.protocol.pdu.table import PUBLIC
+from everbus.service.bank import Bank
+from everbus.service.context import ConnectionInfo
+from everbus.service.files import FifoQueues
+from everbus.service.local import LocalDevice
+from everbus.service.pipeline import Pipeline
+from everbus.service.units import Units
+
+VECTORS: list[dict[str, Any]] = json.loads(
+    (Path(__file__).parent.parent / "data" / "vectors.json").read_text(encoding="utf-8")
+)
+REQUESTS = [vector for vector in VECTORS if vector["kind"] == "pdu" and vector["direction"] == "request"]
+SERIAL = ConnectionInfo(1, serial=True)
+"""The vectors of function code 08 assume a serial line (spec.md 11)."""
+
+
+def full_queue() -> LocalDevice:
+    queues = FifoQueues()
+    for value in range(32):
+        queues.push(0x04DE, value)
+    return LocalDevice(queues=queues)
+
+
+def hundred_items() -> LocalDevice:
+    return LocalDevice(Bank(coils=100, discrete_inputs=100, input_registers=100, holding_registers=100))
+
+
+DEVICES = {
+    None: LocalDevice,
+    "server with coils 0..99": hundred_items,
+    "server with registers 0..99": hundred_items,
+    "server with 100 registers 0..99": hundred_items,
+    "server with 100 discrete inputs 0..99": hundred_items,
+    "server without coil 1185 (address 0x04A1)": lambda: LocalDevice(Bank(coils=[(0, 0x04A1), (0x04A2, 100)])),
+    "server without that function code": LocalDevice,
+    "queue at 0x04DE holds 32 values": full_queue,
+}
+
+
+def test_the_vectors_are_there() -> None:
+    assert len(REQUESTS) >= 118
+    assert {vector["expect_exception"] for vector in REQUESTS} == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("vector", REQUESTS, ids=lambda vector: str(vector["name"]))
+def test_a_request_is_answered_as_its_vector_says(vector: dict[str, Any]) -> None:
+    pdu = bytes.fromhex(vector["pdu_hex"])
+    device = DEVICES[vector.get("context")]()
+    answer = Pipeline(Units(device)).answer(Frame(1, pdu, 0), SERIAL)
+    if vector["expect_exception"]:
+        assert answer == bytes((pdu[0] | 0x80, vector["expect_exception"]))
+        return
+    assert isinstance(answer, bytes)
+    assert answer[0] == pdu[0]
+    assert len(answer) <= MAX_PDU_BYTES
+    request, response = PUBLIC.decode_request(pdu), PUBLIC.decode_response(answer)
+    assert isinstance(response, request.response_type)
+    assert request.mismatch(response) is None

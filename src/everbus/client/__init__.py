@@ -1,0 +1,1 @@
+"""Decisions that both clients share. Pure."""

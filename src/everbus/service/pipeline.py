@@ -1,0 +1,202 @@
+"""From a request to its answer: policy, unit, handler; and the one place where errors become codes.
+
+The host gives frames and gets bytes, silence, or something to wait for. Nothing here awaits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from inspect import isawaitable
+from typing import Final
+
+from everbus.errors import ExceptionResponseError, PduError, UsageError
+from everbus.observe import NULL_OBSERVER, Event, EventKind, Observer, error_text
+from everbus.protocol.codes import EXCEPTION_BIT, MAX_PDU_BYTES, ExceptionCode, FunctionCode
+from everbus.protocol.framing.base import Frame
+from everbus.protocol.pdu.base import ExceptionResponse, Response
+from everbus.protocol.pdu.table import PUBLIC, AnyRequest, FunctionTable
+from everbus.service.authorize import ALLOW_ALL, Policy
+from everbus.service.context import ConnectionInfo, RequestContext
+from everbus.service.diagnostics import Diagnostics
+from everbus.service.handler import SILENT, Answer
+from everbus.service.units import Station, Units, UnknownUnit
+
+__all__ = ["Pending", "Pipeline"]
+
+
+_MOST_EXTENDED_BYTES: Final = MAX_PDU_BYTES - 4
+_PLAIN_READS: Final = (
+    FunctionCode.READ_COILS,
+    FunctionCode.READ_DISCRETE_INPUTS,
+    FunctionCode.READ_HOLDING_REGISTERS,
+    FunctionCode.READ_INPUT_REGISTERS,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A request whose handler needs time: await it, then ``settle`` or ``fail``."""
+
+    awaitable: Awaitable[Answer]
+    request: AnyRequest
+    context: RequestContext
+    diagnostics: Diagnostics | None
+
+
+class Pipeline:
+    """Answers the requests of one server.
+
+    Args:
+        units: who answers for which unit.
+        policy: who may do what; decided before the unit is looked up.
+        table: the function codes this server knows.
+        observer: told of handlers that fail.
+    """
+
+    __slots__ = ("_observer", "_plain_reads", "_policy", "_table", "_units", "exceptions")
+
+    def __init__(
+        self,
+        units: Units,
+        policy: Policy = ALLOW_ALL,
+        table: FunctionTable = PUBLIC,
+        observer: Observer = NULL_OBSERVER,
+    ) -> None:
+        self._units = units
+        self._policy = policy
+        self._table = table
+        self._observer = observer
+        # The short way answers public reads without asking the policy or the table.
+        self._plain_reads = policy.unconditional and table.agrees(PUBLIC, _PLAIN_READS)
+        self.exceptions: int = 0
+        """Exception responses given since the start."""
+
+    def answer(self, frame: Frame, connection: ConnectionInfo) -> bytes | Pending | None:
+        """The response PDU to a request, or what to wait for, or None: stay silent."""
+        station = self._units.station(frame.unit)
+        if station is not None and station.local is not None and self._plain_reads:
+            try:
+                answer = station.local.answer_wire(frame.pdu)
+            except Exception as error:  # noqa: BLE001  as below
+                context = RequestContext(connection, frame.unit, frame.transaction)
+                return self._refuse(error, frame.pdu[0], context, station.diagnostics)
+            if answer is not None:
+                return answer
+        return self._answer(frame, connection, station)
+
+    def _answer(self, frame: Frame, connection: ConnectionInfo, station: Station | None) -> bytes | Pending | None:
+        if station is None and self._units.unknown is UnknownUnit.SILENT:
+            return None  # whoever owns that unit answers: nothing is said, not even that it is wrong
+        code = frame.pdu[0]
+        diagnostics = station.diagnostics if station is not None else None
+        if diagnostics is not None and not diagnostics.received(frame.pdu):
+            return None
+        try:
+            request = self._table.decode_request(frame.pdu)
+        except PduError as error:
+            return self._exception(code, error.exception_code, diagnostics)
+        context = RequestContext(connection, frame.unit, frame.transaction)
+        try:
+            if not self._policy.allows(request, context):
+                return self._exception(code, ExceptionCode.ILLEGAL_FUNCTION, diagnostics)
+            if station is None:
+                return self._exception(code, self._units.unknown.value, None)
+            answer = station.handler.handle(request, context)
+            if isawaitable(answer):
+                return Pending(answer, request, context, diagnostics)
+            return self._encode(answer, request, diagnostics)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # noqa: BLE001  whatever a handler raises is answered, CancelledError too
+            return self._refuse(error, code, context, diagnostics)
+
+    def settle(self, pending: Pending, answer: Answer) -> bytes | None:
+        """The response PDU of what an awaited handler returned; None: stay silent."""
+        try:
+            return self._encode(answer, pending.request, pending.diagnostics)
+        except Exception as error:  # noqa: BLE001  a response that cannot be sent is the handler's failure
+            return self.fail(pending, error)
+
+    def fail(self, pending: Pending, error: BaseException) -> bytes | None:
+        """The exception response for what an awaited handler raised."""
+        return self._refuse(error, pending.request.function_code, pending.context, pending.diagnostics)
+
+    def _encode(self, answer: object, request: AnyRequest, diagnostics: Diagnostics | None) -> bytes | None:
+        """The bytes of what a handler returned, if it can answer the request."""
+        code = request.function_code
+        if isinstance(answer, ExceptionResponse):
+            if answer.function != code or not _is_legal(answer):
+                raise UsageError(f"the handler answered {code:02X} with {answer!r}")
+            return self._exception(code, answer.exception_code, diagnostics, answer)
+        if answer is SILENT:
+            if diagnostics is not None:
+                diagnostics.completed(code, answered=False)
+            return None
+        if not isinstance(answer, Response) or not isinstance(answer, request.response_type):
+            raise UsageError(f"the handler answered {type(request).__name__} with {answer!r:.200}")
+        pdu = _checked(request, answer)
+        if diagnostics is not None:
+            diagnostics.completed(code)
+        return pdu
+
+    def _refuse(
+        self, error: BaseException, function_code: int, context: RequestContext, diagnostics: Diagnostics | None
+    ) -> bytes | None:
+        """The one place where a handler's error becomes an exception code."""
+        if isinstance(error, ExceptionResponseError) and 1 <= error.code <= 0xFF:
+            code = error.code
+        else:
+            code = ExceptionCode.SERVER_DEVICE_FAILURE
+            self._report(error, function_code, context)
+        return self._exception(function_code, code, diagnostics)
+
+    def _report(self, error: BaseException, function_code: int, context: RequestContext) -> None:
+        timed_out = isinstance(error, TimeoutError)
+        event = Event(
+            EventKind.HANDLER_TIMED_OUT if timed_out else EventKind.HANDLER_FAILED,
+            peer=context.peer,
+            reason=type(error).__name__,
+            detail=f"function {function_code:02X}, unit {context.unit}: {error_text(error)}",
+            connection_id=context.connection_id,
+            error=error,
+        )
+        self._observer.notify(event)
+
+    def _exception(
+        self,
+        function_code: int,
+        exception_code: int,
+        diagnostics: Diagnostics | None,
+        response: ExceptionResponse | None = None,
+    ) -> bytes | None:
+        self.exceptions += 1
+        if diagnostics is not None:
+            diagnostics.completed(function_code, exception_code, answered=not diagnostics.listen_only)
+            if diagnostics.listen_only:
+                return None
+        if response is not None:
+            return response.encode()
+        return bytes((function_code | EXCEPTION_BIT, exception_code))
+
+
+def _is_legal(response: ExceptionResponse) -> bool:
+    """A code, and data only in the extended form of 2B/0D (spec.md 1.8)."""
+    code = response.exception_code
+    extended = response.function == FunctionCode.ENCAPSULATED_INTERFACE and code == ExceptionCode.EXTENDED
+    return 1 <= code <= 0xFF and len(response.data) <= (_MOST_EXTENDED_BYTES if extended else 0)
+
+
+def _checked(request: AnyRequest, response: Response) -> bytes:
+    """The bytes of a handler's response, if the specification and the request allow it."""
+    try:
+        response.check()
+    except PduError as error:  # the handler's mistake, not the peer's: it must not choose the code
+        raise UsageError(f"the handler's answer is not legal: {error}") from error
+    pdu = response.encode()
+    problem = request.mismatch(response)
+    if problem is None and len(pdu) > MAX_PDU_BYTES:
+        problem = f"{len(pdu)} bytes are over {MAX_PDU_BYTES}"
+    if problem is not None:
+        raise UsageError(f"the handler's answer does not fit {request!r:.200}: {problem}")
+    return pdu

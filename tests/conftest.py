@@ -1,0 +1,68 @@
+"""Around every test that opens anything: what it leaves behind is a failure."""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from everbus.testing import no_leaked_tasks, no_leaks, snapshot
+from everbus.testing.leaks import GRACE_S
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a background job: our children would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+_PURE = ("protocol", "service", "client", "conformance", "fuzz", "contract")
+_SLOW = ("fuzz", "interop")
+_TESTS = Path(__file__).parent
+
+
+def _opens_nothing(item: pytest.Item) -> bool:
+    return item.path.relative_to(_TESTS).parts[0] in _PURE
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.relative_to(_TESTS).parts[0] in _SLOW:
+            item.add_marker(pytest.mark.slow)
+        if _opens_nothing(item):
+            continue
+        wanted = ["leaves_nothing"]
+        if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
+            wanted.append("leaves_no_task")
+        for name in reversed(wanted):
+            item.fixturenames.insert(0, name)  # type: ignore[attr-defined]  # first in, last out
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()  # what stands now is neither collected nor searched again: each check is cheap
+
+
+@pytest.fixture
+def leaves_nothing() -> Iterator[None]:
+    with no_leaks():
+        yield
+
+
+@pytest.fixture
+async def leaves_no_task() -> AsyncIterator[None]:
+    async with no_leaked_tasks():
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_appears_later() -> Iterator[None]:
+    """Some leaks show a second after their cause: look once more when all tests are over."""
+    before = snapshot()
+    yield
+    time.sleep(GRACE_S)
+    leaked = [line for line in snapshot().growth_since(before) if line.startswith(("listens", "listening", "tcp"))]
+    assert not leaked, f"after all tests: {leaked}"

@@ -1,0 +1,79 @@
+"""The tree of commands, each loaded when it is called."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Final
+
+import click
+import rich_click
+
+from everbus import __version__
+from everbus.cli.output import CommandFailure, ExitCode, fail
+from everbus.errors import ConnectError, ModbusError, ModbusTimeoutError, PeerError
+
+__all__ = ["command", "run"]
+
+_COMMANDS: Final = ("explain", "serve", "soak")
+
+
+class _LazyGroup(rich_click.RichGroup):
+    """Commands by name: ``everbus.cli.NAME:command``."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        found = import_module(f"everbus.cli.{cmd_name}").command
+        assert isinstance(found, click.Command)
+        return found
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="everbus", message="%(prog)s %(version)s")
+def command() -> None:
+    """Modbus that stays up: serve it, prove it, explain it.
+
+    Start a server with moving values:  everbus serve --demo
+
+    Prove that a server leaks nothing:  everbus soak tcp://127.0.0.1:5020
+
+    Read a frame:  everbus explain 000100000006010300000001
+    """
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command; return its exit code. A user's mistake is one line and a hint, never a traceback."""
+    try:
+        result = command.main(list(arguments), prog_name="everbus", standalone_mode=False)
+    except SystemExit as ended:  # rich-click shows the help by itself when there is no command
+        result = ended.code
+    except (CommandFailure, click.ClickException, click.Abort, KeyboardInterrupt, ModbusError, OSError) as error:
+        return fail(_failure(error), as_json="--json" in arguments)
+    return result if isinstance(result, int) else ExitCode.OK
+
+
+def _failure(error: BaseException) -> CommandFailure:
+    """How a command ends that ended with this."""
+    if isinstance(error, CommandFailure):
+        return error
+    if isinstance(error, click.UsageError):
+        path = error.ctx.command_path if error.ctx is not None else "everbus"
+        return CommandFailure(ExitCode.USAGE, "usage", error.format_message(), f"{path} --help")
+    if isinstance(error, click.ClickException):
+        return CommandFailure(ExitCode.USAGE, "usage", error.format_message())
+    if isinstance(error, (click.Abort, KeyboardInterrupt)):
+        return CommandFailure(ExitCode.INTERRUPTED, "interrupted", "interrupted")
+    code, kind = next((how for what, how in _ENDINGS.items() if isinstance(error, what)), _OTHER)
+    return CommandFailure(code, kind, str(error))
+
+
+_ENDINGS: Final[dict[type[BaseException], tuple[ExitCode, str]]] = {
+    ConnectError: (ExitCode.CANNOT_CONNECT, "cannot_connect"),
+    ModbusTimeoutError: (ExitCode.TIMEOUT, "timeout"),
+    PeerError: (ExitCode.PROTOCOL, "protocol"),
+}
+_OTHER: Final = (ExitCode.USAGE, "usage")

@@ -57,10 +57,11 @@ others: $(DEV)  ## The quick part on each other supported Python of this machine
 		".venvs/$$version/bin/python" $(QUICK) || exit 1; \
 	done
 
-suite: $(DEV)  ## The whole test suite with branch coverage; protocol/ and service/ need all of it
-	@echo "== the whole suite on $$($(BIN)/python --version)"
+suite: $(DEV)  ## The whole test suite, its quick part with branch coverage: protocol/ and service/ need all of it
+	@echo "== the whole suite on $$($(BIN)/python --version): what is slow, at full speed, then the rest with coverage"
+	$(BIN)/python -m pytest -q -m slow
 	@$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage run -m pytest -q -m "not slow"
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report --format=total | sed 's/.*/branch coverage of everything: & %/'
 	@$(BIN)/coverage report --fail-under=100 --include='src/everbus/protocol/*,src/everbus/service/*'

@@ -502,3 +502,14 @@ def test_listen_only_mode_is_silence_until_a_restart() -> None:
 
 def test_listen_only_mode_does_not_exist_over_tcp() -> None:
     assert asked(LocalDevice(), "0800040000", "0300000001") == ["8801", "03020000"]
+
+
+def test_a_denial_is_not_answered_in_listen_only_mode() -> None:
+    device = LocalDevice()
+    device.diagnostics.force_listen_only()
+    silent = device.diagnostics.no_responses
+    restart = Frame(1, bytes.fromhex("0800010000"))
+    assert Pipeline(Units(device), DenyAll()).answer(restart, ConnectionInfo(1, serial=True)) is None
+    assert device.diagnostics.no_responses == silent + 1
+    assert device.diagnostics.bus_exceptions == 1
+    assert device.diagnostics.listen_only

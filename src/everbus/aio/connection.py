@@ -16,6 +16,7 @@ from time import monotonic
 from typing import Any, Final, cast
 
 from everbus.aio.registry import Registry
+from everbus.aio.statistics import ConnectionStatistics
 from everbus.errors import ModbusTimeoutError
 from everbus.limits import Limits
 from everbus.observe import Event, EventKind, Observer
@@ -24,7 +25,7 @@ from everbus.protocol.server_session import ServerSession
 from everbus.service.context import ConnectionInfo
 from everbus.service.pipeline import Pending, Pipeline
 
-__all__ = ["Connection", "ConnectionStatistics", "Shared"]
+__all__ = ["Connection", "Shared"]
 
 _TOUCH_EVERY_S: Final = 0.05
 """Who was active when is known to this precision; a busy client costs no bookkeeping."""
@@ -60,17 +61,6 @@ class Shared:
         """Set when the last connection has ended, and when a stop is in a hurry."""
         self.abandoned: set[asyncio.Future[object]] = set()
         """Cancelled handlers that have not ended yet; their results are discarded."""
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectionStatistics:
-    """What one connection has done."""
-
-    requests: int
-    in_flight: int
-    unsent_bytes: int
-    opened_at: float
-    last_active: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Drained", "Forced", "ServerStatistics"]
+__all__ = ["ConnectionStatistics", "Drained", "Forced", "ServerStatistics"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,3 +73,14 @@ class ServerStatistics:
     loop_lags: int
     max_loop_lag_s: float
     observer_failures: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionStatistics:
+    """What one connection has done."""
+
+    requests: int
+    in_flight: int
+    unsent_bytes: int
+    opened_at: float
+    last_active: float

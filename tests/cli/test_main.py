@@ -159,3 +159,10 @@ print("LOADED", *sorted(name for name in sys.modules if name.startswith("everbus
     assert "everbus.cli.explain" in loaded
     assert "everbus.cli.serve" not in loaded
     assert "everbus.cli.soak" not in loaded
+
+
+def test_a_configuration_that_cannot_work_comes_with_a_hint_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["serve", "--listen", "foo://x"]) == 2
+    line, hint = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: 'foo://x': scheme 'foo'")
+    assert hint == "  try: everbus serve --help"

@@ -52,7 +52,10 @@ def run(arguments: Sequence[str]) -> int:
     except SystemExit as ended:  # rich-click shows the help by itself when there is no command
         result = ended.code
     except (CommandFailure, click.ClickException, click.Abort, KeyboardInterrupt, ModbusError, OSError) as error:
-        return fail(_failure(error), as_json="--json" in arguments)
+        failure = _failure(error)
+        if failure.code is ExitCode.USAGE and not failure.hint and arguments[0] in _COMMANDS:
+            failure.hint = f"everbus {arguments[0]} --help"
+        return fail(failure, as_json="--json" in arguments)
     return result if isinstance(result, int) else ExitCode.OK
 
 

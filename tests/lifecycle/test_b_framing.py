@@ -1,6 +1,6 @@
 """Group B, over the wire: streams that are not whole, not single, or not Modbus.
 
-Rows B1 to B4 and B9 of the fault list; B1, B5 to B7 and B9 of reliability.md section 4.
+Rows B1 to B4 and B9 of docs/faults.md; B1, B5 to B7 and B9 of "More cases".
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ async def test_b1_unfinished_frames_that_are_finished_are_answered() -> None:
         assert addressed(await client.answers(2)) == [(1, 255), (0xBBBB, 0xBB)]
 
 
-# --- B2, and B1 of section 4 ------------------------------------------------------------------
+# --- B2, and B1 of "More cases" ------------------------------------------------------------------
 
 LENGTHS = {f"length {length}": b"\x00\x01\x00\x00" + length.to_bytes(2, "big") for length in (0, 1, 255, 256, 65535)}
 PROTOCOLS = {
@@ -227,7 +227,7 @@ async def test_b3_an_rtu_read_of_address_zero_is_closed_on_at_the_frame_timeout(
         assert "frame_timeout" in caplog.text
 
 
-# --- B4, and B7 of section 4 ------------------------------------------------------------------
+# --- B4, and B7 of "More cases" ------------------------------------------------------------------
 
 MIXED = [
     ("0300000002", "030400000000"),
@@ -277,10 +277,10 @@ async def test_b4_a_whole_receive_buffer_of_requests_is_answered_in_one_write(sp
         assert client.data_segments == segments + 1
 
 
-# --- B5 and B6 of section 4 -------------------------------------------------------------------
+# --- B5 and B6 of "More cases" -------------------------------------------------------------------
 
 
-async def test_b5_of_section_4_what_comes_before_garbage_is_answered_and_nothing_behind_it() -> None:
+async def test_m_b5_what_comes_before_garbage_is_answered_and_nothing_behind_it() -> None:
     async with Server(Bank(), FREE_PORT) as server, beside(server) as control:
         garbage = b"\xde\xad\xbe\xef\xfe\xed"
         closing = await closing_time(server, BEFORE + garbage + BEHIND)
@@ -289,7 +289,7 @@ async def test_b5_of_section_4_what_comes_before_garbage_is_answered_and_nothing
         assert server.statistics().requests - len(control.before) - len(control.during) <= 4
 
 
-async def test_b5_of_section_4_a_slow_answer_to_what_came_before_garbage_is_sent_too() -> None:
+async def test_m_b5_a_slow_answer_to_what_came_before_garbage_is_sent_too() -> None:
     async def slow(request: AnyRequest, context: RequestContext) -> Response:
         await asyncio.sleep(0.05)
         return ReadHoldingRegistersResponse.of([address_of(request)])
@@ -301,7 +301,7 @@ async def test_b5_of_section_4_a_slow_answer_to_what_came_before_garbage_is_sent
         assert server.statistics().requests == 1
 
 
-async def test_b6_of_section_4_twenty_frames_at_every_split_answer_as_one_piece() -> None:
+async def test_m_b6_twenty_frames_at_every_split_answer_as_one_piece() -> None:
     stream, expected = mixed(20)
     async with Server(Bank(), FREE_PORT) as server:
         async with await Wire.to(server) as client:
@@ -314,7 +314,7 @@ async def test_b6_of_section_4_twenty_frames_at_every_split_answer_as_one_piece(
         assert server.statistics().rejected_frames == {}
 
 
-async def test_b6_of_section_4_random_pieces_answer_as_one(spy: type[SpyFramer]) -> None:
+async def test_m_b6_random_pieces_answer_as_one(spy: type[SpyFramer]) -> None:
     chance = random.Random(6)
     async with Server(Bank(), FREE_PORT) as server, await Wire.to(server) as client:
         for _ in range(200):
@@ -347,7 +347,7 @@ async def send_all(client: Wire, piece: bytes, total: int) -> None:
         await asyncio.sleep(0)
 
 
-async def test_b9_of_section_4_a_flood_behind_a_bad_header_is_not_read(spy: type[SpyFramer]) -> None:
+async def test_m_b9_a_flood_behind_a_bad_header_is_not_read(spy: type[SpyFramer]) -> None:
     async with Server(Bank(), FREE_PORT) as server, beside(server):
         for start in (b"\x00", b"\xff", b"GET / HTTP/1.1\r\n", b"\x16\x03\x01"):
             spy.reads.clear()

@@ -1,6 +1,6 @@
 """Group B, over the wire: whole frames whose PDU is not legal, or extreme.
 
-Rows B5 and B10 of the fault list; B2 to B4 and B8 of reliability.md section 4.
+Rows B5 and B10 of docs/faults.md; B2 to B4 and B8 of "More cases".
 """
 
 from __future__ import annotations
@@ -103,10 +103,10 @@ async def test_b5_reserved_sub_functions_are_exception_01() -> None:
         assert await client.ask(b"\x08" + u16(0, 0xA537)) == b"\x08" + u16(0, 0xA537)
 
 
-# --- B2 of section 4 --------------------------------------------------------------------------
+# --- B2 of "More cases" --------------------------------------------------------------------------
 
 
-async def test_b2_of_section_4_every_bare_function_code_is_answered(caplog: pytest.LogCaptureFixture) -> None:
+async def test_m_b2_every_bare_function_code_is_answered(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "everbus")
     known = {*range(1, 7), 8, 0x0F, 0x10, *range(0x14, 0x19), 0x2B}
     bare = {0x07, 0x0B, 0x0C, 0x11}
@@ -121,7 +121,7 @@ async def test_b2_of_section_4_every_bare_function_code_is_answered(caplog: pyte
     assert caplog.records == []
 
 
-# --- B3 of section 4: a model of spec.md 1.4, written apart from the code ----------------------
+# --- B3 of "More cases": a model of spec.md 1.4, written apart from the code ----------------------
 
 
 def model(pdu: bytes) -> int:
@@ -234,7 +234,7 @@ GRID = [reads_and_singles, counted_writes, read_writes, masks_and_queues, file_g
 
 
 @pytest.mark.parametrize("cases", GRID, ids=lambda cases: cases.__name__)
-async def test_b3_of_section_4_a_grid_of_requests_answers_as_the_model(cases: Callable[[], Iterator[bytes]]) -> None:
+async def test_m_b3_a_grid_of_requests_answers_as_the_model(cases: Callable[[], Iterator[bytes]]) -> None:
     pdus = list(dict.fromkeys(pdu for pdu in cases() if len(pdu) <= 253))
     device = LocalDevice(bounded_bank(), files=FileStore({1: ITEMS}))
     async with Server(device, FREE_PORT) as server, await Wire.to(server) as client:
@@ -252,11 +252,11 @@ async def test_b3_of_section_4_a_grid_of_requests_answers_as_the_model(cases: Ca
     assert kinds >= ({0, 3} if cases is masks_and_queues else {0, 2, 3})
 
 
-# --- B4 of section 4 --------------------------------------------------------------------------
+# --- B4 of "More cases" --------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-async def test_b4_of_section_4_a_coil_is_on_or_off_and_nothing_between() -> None:
+async def test_m_b4_a_coil_is_on_or_off_and_nothing_between() -> None:
     bank = Bank()
     writes: list[object] = []
     bank.on_write(writes.append)
@@ -269,7 +269,7 @@ async def test_b4_of_section_4_a_coil_is_on_or_off_and_nothing_between() -> None
         assert bank.read_coils(7) == [True]
 
 
-# --- B8 of section 4 --------------------------------------------------------------------------
+# --- B8 of "More cases" --------------------------------------------------------------------------
 
 
 async def its_address_later(request: AnyRequest, context: RequestContext) -> Response:
@@ -292,14 +292,14 @@ async def ask_pipelined(server: Server, depth: int, rounds: int, chance: random.
 
 
 @pytest.mark.slow
-async def test_b8_of_section_4_no_answer_of_a_slow_handler_goes_to_another_request() -> None:
+async def test_m_b8_no_answer_of_a_slow_handler_goes_to_another_request() -> None:
     chance = random.Random(8)
     async with Server(its_address_later, FREE_PORT) as server, beside(server):
         totals = await asyncio.gather(*(ask_pipelined(server, 2 + n % 15, 50, chance) for n in range(25)))
     assert sum(totals) >= 10_000
 
 
-async def test_b8_of_section_4_the_answer_that_is_ready_first_leaves_first() -> None:
+async def test_m_b8_the_answer_that_is_ready_first_leaves_first() -> None:
     events = {number: asyncio.Event() for number in range(16)}
 
     async def when_told(request: AnyRequest, context: RequestContext) -> Response:

@@ -1,6 +1,6 @@
 """Group D, data: what several clients write and read at once is whole, and refused writes leave nothing.
 
-J4, J5 and C9 of reliability.md section 4.
+J4, J5 and C9 of "More cases".
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ async def test_j4_a_value_of_two_registers_is_old_or_new_never_half() -> None:
 
 
 @pytest.mark.slow
-async def test_c9_of_section_4_fifty_clients_that_write_one_value_never_tear_it() -> None:
+async def test_m_c9_fifty_clients_that_write_one_value_never_tear_it() -> None:
     async with Server(Bank(), FREE_PORT) as server, beside(server):
         writers = [asyncio.create_task(write_pairs(server, number, 200)) for number in range(1, 51)]
         found = await asyncio.gather(*(read_pairs(server, 25_000) for _ in range(4)))

@@ -1,6 +1,6 @@
 """Group D, handlers: what they raise, answer and block, and that servers share nothing.
 
-Rows D1 to D3, D9 and D10 of the fault list; D5 of reliability.md section 4.
+Rows D1 to D3, D9 and D10 of docs/faults.md; D5 of "More cases".
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ async def test_d1_the_traceback_of_each_kind_is_written_once(later: bool, caplog
     assert caplog.text.count("Traceback") == 2
 
 
-async def test_d5_of_section_4_a_handler_that_fails_all_the_time_costs_little_log(
+async def test_m_d5_a_handler_that_fails_all_the_time_costs_little_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     scripts = [raising(ValueError("the sensor is gone")), lambda: 1 / 0]
@@ -190,7 +190,7 @@ async def test_d5_of_section_4_a_handler_that_fails_all_the_time_costs_little_lo
     assert len(caplog.text) < 10_000
 
 
-async def test_d5_of_section_4_a_failure_with_a_long_message_costs_little_log(
+async def test_m_d5_a_failure_with_a_long_message_costs_little_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     scripts = [raising(ValueError("x" * 1_000_000)), raising(LookupError("forged\nERROR everbus all is lost"))]

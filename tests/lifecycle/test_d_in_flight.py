@@ -1,6 +1,6 @@
 """Group D, requests in flight: how many run at once, and what becomes of them when their client leaves.
 
-Rows D4 and D5 of the fault list; C7 and C8 of reliability.md section 4.
+Rows D4 and D5 of docs/faults.md; C7 and C8 of "More cases".
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class Endless:
         return ReadHoldingRegistersResponse.of([address_of(request)])
 
 
-# --- D5, and C7 and C8 of section 4 -----------------------------------------------------------
+# --- D5, and C7 and C8 of "More cases" -----------------------------------------------------------
 
 
 def leave(client: Wire, how: str) -> None:
@@ -189,7 +189,7 @@ async def test_d5_the_handlers_of_a_client_that_leaves_are_cancelled_while_nothi
     assert caplog.records == []
 
 
-async def test_c8_of_section_4_an_answer_to_a_client_that_has_left_is_discarded_without_a_word(
+async def test_m_c8_an_answer_to_a_client_that_has_left_is_discarded_without_a_word(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -206,7 +206,7 @@ async def test_c8_of_section_4_an_answer_to_a_client_that_has_left_is_discarded_
 
 
 @pytest.mark.parametrize("handler", [Bank(), Counting(0.005)], ids=["bank", "slow"])
-async def test_c7_of_section_4_a_half_closed_connection_is_answered_and_closed(handler: Any) -> None:
+async def test_m_c7_a_half_closed_connection_is_answered_and_closed(handler: Any) -> None:
     async def until_closed() -> float:
         async with await Wire.to(server) as client:
             await client.send(adu(read(3), 1) + adu(read(4), 2))

@@ -1,6 +1,6 @@
 """Group D, signals to ``everbus serve``: the first ends it in order, the second at once.
 
-Row D11 of the fault list; E1 to E3 and E10 of reliability.md section 4.
+Row D11 of docs/faults.md; E1 to E3 and E10 of "More cases".
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FREE_PORT = "tcp://127.0.0.1:0"
 MARGIN_S = 0.5
 
 
-# --- D11, and E1 to E3 of section 4 -----------------------------------------------------------
+# --- D11, and E1 to E3 of "More cases" -----------------------------------------------------------
 
 
 async def poll(endpoint: str, source: str, asked: list[float], answered: list[float]) -> None:
@@ -76,7 +76,7 @@ async def test_d11_a_second_signal_ends_the_server_at_once(number: int, tmp_path
 
 
 @pytest.mark.slow
-async def test_e2_of_section_4_a_peer_that_never_reads_does_not_hold_the_stop(tmp_path: Path) -> None:
+async def test_m_e2_a_peer_that_never_reads_does_not_hold_the_stop(tmp_path: Path) -> None:
     async with (
         serve(tmp_path / "log", "--stop-timeout", "0.5") as running,
         await never_reading(await running.ready()),
@@ -108,7 +108,7 @@ asyncio.run(main())
 
 
 @pytest.mark.slow
-async def test_e1_of_section_4_slow_requests_are_answered_before_the_end(tmp_path: Path) -> None:
+async def test_m_e1_slow_requests_are_answered_before_the_end(tmp_path: Path) -> None:
     async with program(tmp_path / "log", "-c", SLOW_SERVER) as running:
         endpoint = await running.ready()
         asked: list[float] = []
@@ -132,12 +132,12 @@ async def test_e1_of_section_4_slow_requests_are_answered_before_the_end(tmp_pat
         assert running.text.splitlines()[-1] == "Drained(connections=25)"
 
 
-# --- E10 of section 4 -------------------------------------------------------------------------
+# --- E10 of "More cases" -------------------------------------------------------------------------
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-async def test_e10_of_section_4_the_command_can_be_interrupted_at_any_moment(tmp_path: Path) -> None:
+async def test_m_e10_the_command_can_be_interrupted_at_any_moment(tmp_path: Path) -> None:
     chance = random.Random(10)
     start_s = await start_time_s(tmp_path / "control")
     codes: list[int] = []

@@ -1,6 +1,6 @@
 """Group D, start: where a server cannot listen it says why, and leaves nothing open.
 
-Row D8 of the fault list; E9 of reliability.md section 4.
+Row D8 of docs/faults.md; E9 of "More cases".
 """
 
 from __future__ import annotations
@@ -154,11 +154,11 @@ async def test_d8_a_socket_file_replaced_by_another_server_survives_the_stop_of_
     assert not path.exists()
 
 
-# --- E9 of section 4 --------------------------------------------------------------------------
+# --- E9 of "More cases" --------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-async def test_e9_of_section_4_a_taken_port_ends_the_command_with_one_clear_line(tmp_path: Path) -> None:
+async def test_m_e9_a_taken_port_ends_the_command_with_one_clear_line(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         endpoint = f"tcp://127.0.0.1:{other.getsockname()[1]}"
         async with program(tmp_path / "log", "-m", "everbus", "serve", "--listen", endpoint) as running:

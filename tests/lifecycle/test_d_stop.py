@@ -1,6 +1,6 @@
 """Group D, stop: bounded, idempotent, from anywhere.
 
-Rows D6 and D7 of the fault list.
+Rows D6 and D7 of docs/faults.md.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Group K, streams: vulnerabilities in how bytes become frames, and what connections leave behind.
 
-Rows of reliability.md section 2, named by their numbers there; see test_k_vulnerabilities.py.
+Rows of group K of docs/faults.md, named by their numbers there; see test_k_vulnerabilities.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Group K: what has brought other Modbus stacks down, each over a socket.
 
-Rows of reliability.md section 2, named by their numbers there. Beside each, another client is
+Rows of group K of docs/faults.md, named by their numbers there. Beside each, another client is
 answered within 50 ms, before, during and after, by the same server, and memory stays.
 """
 

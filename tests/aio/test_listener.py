@@ -15,6 +15,7 @@ import pytest
 
 from everbus.aio import listener
 from everbus.aio.listener import Listener, resolve
+from everbus.aio.statistics import ListenerStatistics
 from everbus.client.endpoint import Endpoint, parse_endpoint
 from everbus.errors import ConnectError
 from everbus.limits import Limits
@@ -714,3 +715,13 @@ async def test_a_unix_socket_returns_too(tmp_path: Path) -> None:
         assert not door.listener.check()
         await serves(door)
     assert not path.exists()
+
+
+async def test_statistics_say_how_it_stands() -> None:
+    with opened(Door()) as door:
+        assert door.listener.statistics() == ListenerStatistics(listening=True, relistens=0, paused_s=0.0)
+        assert door.listener._socket is not None
+        door.listener._socket.shutdown(socket.SHUT_RDWR)
+        assert not door.listener.check()
+        assert door.listener.statistics() == ListenerStatistics(listening=True, relistens=1, paused_s=0.0)
+    assert not door.listener.statistics().listening

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from everbus.aio.registry import Registry
+from everbus.aio.statistics import RegistryStatistics
 from everbus.limits import Limits
 
 PEER = "192.0.2.1"
@@ -460,6 +461,20 @@ def test_iterating_is_safe_while_members_leave() -> None:
 
 
 # Everything at once
+
+
+def test_statistics_say_who_is_connected() -> None:
+    limits = Limits(max_connections=3, priority_peers=frozenset({"10.0.0.9"})).fitted(4096, 0)
+    registry = Registry(limits)
+    silent, asker, marked = Fake("10.0.0.1"), Fake("10.0.0.2", unsent_bytes=70), Fake("10.0.0.9")
+    for member in (silent, asker, marked):
+        assert registry.admit(member, 0.0) is None
+    registry.touch(asker)
+    registry.unsent.add(asker)
+    registry.watched.add(asker)
+    assert registry.statistics() == RegistryStatistics(3, 1, 0, 2, 3, 1, 70)
+    assert registry.make_room(60.0)
+    assert registry.statistics() == RegistryStatistics(2, 1, 1, 1, 3, 1, 70)
 
 
 class Crowd(RuleBasedStateMachine):

@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
 
+from everbus.aio.statistics import ListenerStatistics
 from everbus.client.endpoint import Endpoint
 from everbus.errors import ConnectError
 from everbus.limits import Limits
@@ -91,6 +92,10 @@ class Listener:
     def listening(self) -> bool:
         """Its socket is open."""
         return self._socket is not None
+
+    def statistics(self) -> ListenerStatistics:
+        """A snapshot of what it has done."""
+        return ListenerStatistics(self.listening, self.relistens, self._pause_s)
 
     def open(self) -> None:
         """Bind and listen.

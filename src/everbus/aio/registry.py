@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any, Final, Protocol
 
+from everbus.aio.statistics import RegistryStatistics
 from everbus.limits import Limits
 
 __all__ = ["Member", "Registry"]
@@ -166,6 +167,18 @@ class Registry:
     def admitted(self) -> int:
         """Members that hold a slot."""
         return len(self._everyone) + len(self._priority)
+
+    def statistics(self) -> RegistryStatistics:
+        """A snapshot of who is connected."""
+        return RegistryStatistics(
+            admitted=self.admitted,
+            priority=len(self._priority),
+            leaving=len(self._leaving),
+            peers=len(self._peers),
+            peak=self.peak,
+            watched=len(self.watched),
+            unsent_bytes=self.unsent_bytes,
+        )
 
     def of_peer(self, host: str) -> int:
         """Members of one peer address that hold an ordinary slot."""

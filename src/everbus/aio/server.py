@@ -253,9 +253,11 @@ class Server:
         tally = self._tally
         started = self._state in ("serving", "stopping") or bool(self._opened)
         registry = self._registry if started else Registry(self.limits)
+        connected = registry.statistics()
+        listeners = [listener.statistics() for listener in self._listeners]
         return ServerStatistics(
             connections=len(registry),
-            peak_connections=registry.peak,
+            peak_connections=connected.peak,
             max_connections=self.limits.max_connections,
             opened=self._opened,
             closed=self._opened - len(registry),
@@ -266,9 +268,9 @@ class Server:
             exceptions=self._pipeline.exceptions,
             handler_failures=tally.by_reason(EventKind.HANDLER_FAILED, EventKind.HANDLER_TIMED_OUT),
             accept_errors=tally.by_reason(EventKind.ACCEPT_FAILED),
-            relistens=sum(listener.relistens for listener in self._listeners),
-            listeners=sum(listener.listening for listener in self._listeners),
-            unsent_bytes=registry.unsent_bytes,
+            relistens=sum(listener.relistens for listener in listeners),
+            listeners=sum(listener.listening for listener in listeners),
+            unsent_bytes=connected.unsent_bytes,
             loop_lags=tally.total(EventKind.LOOP_LAGGED),
             max_loop_lag_s=self._max_lag_s,
             observer_failures=tally.observer_failures,

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["ConnectionStatistics", "Drained", "Forced", "ServerStatistics"]
+__all__ = [
+    "ConnectionStatistics",
+    "Drained",
+    "Forced",
+    "ListenerStatistics",
+    "RegistryStatistics",
+    "ServerStatistics",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,3 +91,41 @@ class ConnectionStatistics:
     unsent_bytes: int
     opened_at: float
     last_active: float
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerStatistics:
+    """What one listener has done.
+
+    Args:
+        listening: its socket is open.
+        relistens: how often it was lost and opened again.
+        paused_s: how long accepting pauses because descriptors have run out; 0: it does not.
+    """
+
+    listening: bool
+    relistens: int
+    paused_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryStatistics:
+    """Who is connected.
+
+    Args:
+        admitted: connections that hold a slot.
+        priority: those of them of priority peers.
+        leaving: connections without a slot whose sockets are not closed yet.
+        peers: addresses that hold ordinary slots.
+        peak: most admitted at once.
+        watched: connections with a deadline of their own running.
+        unsent_bytes: answers that peers have not taken.
+    """
+
+    admitted: int
+    priority: int
+    leaving: int
+    peers: int
+    peak: int
+    watched: int
+    unsent_bytes: int

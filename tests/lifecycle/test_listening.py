@@ -74,6 +74,7 @@ def shut_down(number: int) -> None:
         same.shutdown(socket.SHUT_RDWR)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", [close, shut_down], ids=["closed", "shut down"])
 async def test_a11_the_listening_socket_is_taken_away(harm: Callable[[int], None]) -> None:
     """A11: five times: the sweep sees it, the owner listens again, those inside notice nothing."""

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import FrozenInstanceError, fields, replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
@@ -194,3 +194,19 @@ def test_fitted_limits_always_leave_the_reserve_free(wanted: int, descriptor_lim
 )
 def test_deadlines_are_looked_at_four_times_within_the_shortest(name: str, shortest_s: float, sweep_s: float) -> None:
     assert changed(name, shortest_s).sweep_s == sweep_s
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("user_timeout_s", float("inf")),
+        ("stop_timeout_s", float("inf")),
+        ("idle_timeout_s", 1e9),
+        ("keepalive_idle_s", 100_000),
+        ("backlog", 2**40),
+        ("priority_peers", "10.0.0.1"),
+    ],
+)
+def test_what_would_fail_at_start_is_refused_when_it_is_built(name: str, value: object) -> None:
+    with pytest.raises(ConfigurationError, match=name):
+        Limits(**cast(Any, {name: value}))

@@ -44,19 +44,20 @@ class Limits:
         max_priority_connections: None: a quarter of the effective ``max_connections``.
             (aio.registry)
         idle_timeout_s: closes a connection without a request for this long; slow SCADA polls
-            live, keepalive finds the dead sooner. (aio.server, sweep)
+            live, keepalive finds the dead sooner. (aio.registry)
         keepalive_idle_s, keepalive_interval_s, keepalive_probes: TCP keepalive: a dead idle peer
             is gone in about 90 s. (aio.listener)
         user_timeout_s: TCP_USER_TIMEOUT: a dead peer with data in flight is gone in 90 s; shorter
             would override the probes. (aio.listener)
         frame_timeout_s: from the first byte of a frame to its last: half frames do not hold a
-            slot. (aio.server, sweep)
+            slot. (aio.connection)
         write_timeout_s: with the output buffer over ``write_high_water_bytes``: peers that never
-            read; reading pauses meanwhile. (aio.server, sweep)
+            read; reading pauses
+            meanwhile. Also for a connection that closes. (aio.connection)
         write_high_water_bytes: unsent answers of one connection before it stops reading.
             (aio.connection)
         handler_timeout_s: an asynchronous handler's time; then exception 04, and its late result
-            is discarded. (aio.server, sweep)
+            is discarded. (aio.connection)
         max_in_flight: requests of one connection that wait for asynchronous handlers; then it
             stops reading, and nothing is lost. (protocol.server_session)
         max_buffered_bytes: unsent answers in the whole server; then the connection with the most
@@ -95,16 +96,19 @@ class Limits:
     def __post_init__(self) -> None:
         for name in _COUNTS:
             value = getattr(self, name)
-            if not (_is_open(name, value) or (type(value) is int and value >= 1)):
-                raise ConfigurationError(f"{name} is a whole number of at least 1, not {value!r}")
+            most = _MOST.get(name, _MOST_COUNT)
+            if not (_is_open(name, value) or (type(value) is int and 1 <= value <= most)):
+                raise ConfigurationError(f"{name} is a whole number of at least 1 and at most {most}, not {value!r}")
         for name in _DURATIONS:
             value = getattr(self, name)
-            if not (_is_open(name, value) or (_is_number(value) and value > 0)):
-                raise ConfigurationError(f"{name} is a number above 0, not {value!r}")
+            if not (_is_open(name, value) or (_is_number(value) and 0 < value <= _MOST_S)):
+                raise ConfigurationError(f"{name} is a number above 0 and at most {_MOST_S:g}, not {value!r}")
         for name in ("stop_timeout_s", "evict_after_s"):
             value = getattr(self, name)
-            if not (_is_number(value) and value >= 0):
-                raise ConfigurationError(f"{name} is a number, 0 or more, not {value!r}")
+            if not (_is_number(value) and 0 <= value <= _MOST_S):
+                raise ConfigurationError(f"{name} is a number of 0 to {_MOST_S:g}, not {value!r}")
+        if not isinstance(self.priority_peers, frozenset):
+            raise ConfigurationError(f"priority_peers is a frozenset of addresses, not {self.priority_peers!r}")
         if self.full not in ("evict", "refuse"):
             raise ConfigurationError(f"full is 'evict' or 'refuse', not {self.full!r}")
 
@@ -164,6 +168,11 @@ _DURATIONS: Final = (
     "write_timeout_s",
     "handler_timeout_s",
 )
+_MOST_S: Final = 1_000_000
+_MOST_COUNT: Final = 2**40
+_MOST: Final = {"keepalive_idle_s": 32767, "keepalive_interval_s": 32767, "keepalive_probes": 127, "backlog": 65535}
+"""What the kernel takes for these."""
+
 _MAY_BE_OPEN: Final = ("max_connections_per_peer", "max_priority_connections", "max_connects_per_peer_per_s")
 
 

@@ -1282,3 +1282,25 @@ async def test_a_request_to_read_is_answered_without_a_task() -> None:
     line.feed(adu(1, 1, READ))
     assert len(asyncio.all_tasks()) == before
     assert line.answered == [1]
+
+
+async def test_one_future_that_is_done_answers_several_requests_of_one_segment() -> None:
+    done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+    done.set_result(ReadHoldingRegistersResponse.of([0]))
+    line = Bench(lambda request, context: done).line()
+    line.feed(many(1, 2))
+    await turns()
+    assert sorted(line.answered) == [1, 2]
+    assert not line.connection.busy
+
+
+async def test_a_handler_is_exempt_by_its_own_task_too() -> None:
+    task: asyncio.Task[Answer] = asyncio.get_running_loop().create_task(asyncio.sleep(60))  # type: ignore[arg-type]
+    line = Bench(lambda request, context: task).line()
+    line.feed(many(1))
+    await turns()
+    before = line.connection.busy
+    line.connection.exempt(task)
+    assert (before, line.connection.busy) == (True, False)
+    task.cancel()
+    await turns()

@@ -725,3 +725,50 @@ async def test_statistics_say_how_it_stands() -> None:
         assert not door.listener.check()
         assert door.listener.statistics() == ListenerStatistics(listening=True, relistens=1, paused_s=0.0)
     assert not door.listener.statistics().listening
+
+
+async def test_a_socket_file_that_somebody_removed_is_there_again(tmp_path: Path) -> None:
+    path = tmp_path / "modbus.sock"
+    with opened(Door(Endpoint("unix", path=str(path)))) as door:
+        assert door.listener.check()
+        path.unlink()
+        assert not door.listener.check()
+        assert door.observer.reasons(EventKind.LISTENER_LOST) == ["unlinked"]
+        assert path.is_socket()
+        assert door.listener.check()
+        assert door.listener.relistens == 1
+
+
+async def test_without_a_reserve_room_is_made_for_the_next_try() -> None:
+    asked: list[bool] = []
+
+    class Exhausted(Listener):
+        def _close_reserve(self) -> None:
+            super()._close_reserve()
+            assert self._socket is not None
+            asked.append(False)
+
+    def make_room() -> bool:
+        asked.append(True)
+        return True
+
+    with opened(Door(kind=Exhausted, make_room=make_room)) as door:
+        assert door.listener._socket is not None
+        real, door.listener._socket = door.listener._socket, Failing(door.listener._socket)
+        try:
+            door.listener._shed()
+        finally:
+            door.listener._socket = real
+        assert asked[:2] == [False, True]
+        assert door.delivered == []
+
+
+class Failing(socket.socket):
+    """A listening socket whose accept finds no descriptor."""
+
+    def __init__(self, real: socket.socket) -> None:
+        super().__init__(fileno=real.dup().detach())
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        self.close()
+        raise OSError(24, "too many open files")

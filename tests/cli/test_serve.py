@@ -136,7 +136,8 @@ def test_one_line_on_stderr_says_that_it_is_ready_and_with_which_limits() -> Non
         assert server.ready == (
             f"everbus {__version__} ready on {url} for every unit; max_connections 100, "
             "max_connections_per_peer 50, full evict, idle_timeout_s 600, frame_timeout_s 5, "
-            "write_timeout_s 10, stop_timeout_s 2.5\n"
+            "write_timeout_s 10, handler_timeout_s 5, max_in_flight 16, max_buffered_bytes 67108864, "
+            "stop_timeout_s 2.5\n"
         )
         assert re.fullmatch(r"tcp://127\.0\.0\.1:[1-9]\d*", url)
         assert asked(url) == ZERO
@@ -161,6 +162,9 @@ def test_the_line_may_be_json() -> None:
             "idle_timeout_s": defaults.idle_timeout_s,
             "frame_timeout_s": defaults.frame_timeout_s,
             "write_timeout_s": defaults.write_timeout_s,
+            "handler_timeout_s": defaults.handler_timeout_s,
+            "max_in_flight": defaults.max_in_flight,
+            "max_buffered_bytes": defaults.max_buffered_bytes,
             "stop_timeout_s": defaults.stop_timeout_s,
         }
         for url in server.urls:

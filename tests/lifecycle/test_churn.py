@@ -36,7 +36,7 @@ async def read_and_leave(port: int) -> None:
 
 @pytest.mark.slow
 async def test_a01_2048_cycles_with_a_pause_leave_nothing(tmp_path: Path) -> None:
-    """A1: the loop that killed the incumbent, with the pause that shows its leak."""
+    """A1: the loop that killed pymodbus 3.7.4, with the pause that shows its leak."""
     with hosting(tmp_path) as server:
         for _ in range(200):  # what is loaded and allocated once is there now
             await read_and_leave(server.port)

@@ -347,3 +347,12 @@ def test_a_request_never_sees_half_a_transaction(pdu: str) -> None:
             assert answer is not None
             assert answer[2:4] == answer[4:6]
         thread.join()
+
+
+@pytest.mark.parametrize(("table", "count", "data"), [("holding_registers", 1, bytes(4)), ("coils", 9, b"\1")])
+def test_wire_bytes_that_do_not_fit_the_count_change_nothing(table: str, count: int, data: bytes) -> None:
+    bank = Bank()
+    bank.write_holding_registers(5, [55])
+    with pytest.raises(UsageError, match="bytes"):
+        bank.write_wire(TableName(table), 0, count, data)
+    assert bank.read_holding_registers(5) == [55]

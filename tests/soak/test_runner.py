@@ -222,7 +222,7 @@ def test_a_clean_server_is_clean() -> None:
 
 
 def test_a_server_that_opens_a_listening_socket_for_each_client_is_convicted() -> None:
-    """As the incumbent did, a second after each disconnect: the positive control."""
+    """As pymodbus 3.7.4 did, a second after each disconnect: the positive control."""
     result = judged("leaks_listeners", pause_s=1.5, settle_s=2.0, grace_s=2.0)
     assert result.verdict is Verdict.LEAK
     assert result.reason.startswith("leak: 60 listening sockets more than at the start after 60 cycles, 1.00 per")

@@ -57,7 +57,7 @@ def test_less_than_before_is_no_growth() -> None:
 
 
 def test_kinds_are_compared_not_totals() -> None:
-    """One file less does not hide one listening socket more: that is how the incumbent's leak went unseen."""
+    """One file less does not hide one listening socket more: that is how the leak of pymodbus 3.7.4 went unseen."""
     before = replace(EMPTY, descriptors=Descriptors(total=3, files=3))
     now = replace(EMPTY, descriptors=Descriptors(total=3, files=2, listening=1))
     assert now.growth_since(before) == ["listening descriptors: 1 more (0 -> 1)"]

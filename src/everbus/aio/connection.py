@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Final, cast
@@ -23,6 +23,7 @@ from everbus.observe import Event, EventKind, Observer
 from everbus.protocol.framing.base import Frame, Framer
 from everbus.protocol.server_session import ServerSession
 from everbus.service.context import ConnectionInfo
+from everbus.service.handler import Answer
 from everbus.service.pipeline import Pending, Pipeline
 
 __all__ = ["Connection", "Shared"]
@@ -219,7 +220,7 @@ class Connection(asyncio.BufferedProtocol):
         token = self._session.defer(frame)
         awaitable = pending.awaitable
         future: asyncio.Future[object]
-        future = asyncio.shield(awaitable) if asyncio.isfuture(awaitable) else asyncio.ensure_future(awaitable)
+        future = asyncio.ensure_future(_outcome(awaitable) if asyncio.isfuture(awaitable) else awaitable)
         deadline = monotonic() + self._shared.limits.handler_timeout_s
         self._running[future] = _Running(token, pending, deadline)
         self._shared.registry.watched.add(self)
@@ -339,9 +340,10 @@ class Connection(asyncio.BufferedProtocol):
 
     def exempt(self, future: asyncio.Future[Any]) -> None:
         """Give up the request whose handler this is: it is not waited for, and stays unanswered."""
-        running = self._running.pop(future, None)
-        if running is not None:
-            self._finish(running, None)
+        for key, running in list(self._running.items()):
+            if key is future or running.pending.awaitable is future:
+                del self._running[key]
+                self._finish(running, None)
 
     def _finish_up(self, reason: str) -> None:
         """Read no more; close once everything that was asked is answered."""
@@ -387,6 +389,11 @@ class Connection(asyncio.BufferedProtocol):
     def _notify(self, kind: EventKind, reason: str, detail: str, error: BaseException | None = None) -> None:
         info = self.info
         self._shared.observer.notify(Event(kind, info.peer, reason, detail, info.connection_id, error))
+
+
+async def _outcome(shared: Awaitable[Answer]) -> Answer:
+    """What a future of the handler's own gives; each request that waits for it does so by itself."""
+    return await asyncio.shield(shared)
 
 
 def _reason_of(error: Exception | None) -> str:

@@ -204,14 +204,19 @@ class Listener:
         self._close_reserve()
         if self._socket is None:
             return
-        with suppress(OSError):
+        try:
             sock, address = self._socket.accept()
-            if self._make_room():
-                self._hand_over(sock, address)
-            else:
-                sock.close()
-                event = Event(EventKind.CONNECTION_REFUSED, str(address), "descriptors", "no descriptor is left")
-                self._observer.notify(event)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._make_room()  # somebody took the reserve's descriptor: the next try has one
+            return
+        if self._make_room():
+            self._hand_over(sock, address)
+        else:
+            sock.close()
+            event = Event(EventKind.CONNECTION_REFUSED, str(address), "descriptors", "no descriptor is left")
+            self._observer.notify(event)
 
     def _pause(self) -> None:
         """Stop accepting for a while; longer each time until an accept succeeds."""
@@ -263,7 +268,7 @@ class Listener:
         sock.detach()
         with suppress(RuntimeError):  # a connection of this loop uses the number by now
             self._loop.remove_reader(self._number)
-        if problem == "shut down":
+        if problem in ("shut down", "unlinked"):
             os.close(self._number)
 
     def _problem(self, sock: socket.socket) -> str:
@@ -275,7 +280,18 @@ class Listener:
             accepting = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
         except OSError:
             return "closed"
-        return "" if accepting else "shut down"
+        if not accepting:
+            return "shut down"
+        return "" if self._file_is_ours() else "unlinked"
+
+    def _file_is_ours(self) -> bool:
+        """Nobody has removed or replaced the socket's file: newcomers find us."""
+        if self.endpoint.scheme != "unix":
+            return True
+        with suppress(OSError):
+            found = os.stat(self.endpoint.path)
+            return (found.st_dev, found.st_ino) == self._file
+        return False
 
     def _listen_again(self) -> None:
         self._timer = None
@@ -317,8 +333,7 @@ class Listener:
     def _unlink(self) -> None:
         """Remove our socket file, unless somebody else's stands there by now."""
         with suppress(OSError):
-            found = os.stat(self.endpoint.path)
-            if (found.st_dev, found.st_ino) == self._file:
+            if self._file_is_ours():
                 os.unlink(self.endpoint.path)
 
 

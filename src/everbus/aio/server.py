@@ -24,6 +24,7 @@ from everbus.protocol.pdu.table import PUBLIC, FunctionTable
 from everbus.resources import DescriptorWatcher, descriptor_count, descriptor_limit
 from everbus.service.authorize import ALLOW_ALL, Policy
 from everbus.service.context import ConnectionInfo
+from everbus.service.handler import LocalHandler
 from everbus.service.pipeline import Pipeline
 from everbus.service.units import UnitSource, as_units
 
@@ -148,7 +149,7 @@ class Server:
     def _attach(self) -> None:
         """Give local devices a lock, so that other threads can use their banks."""
         for handler in self._units.handlers:
-            if isinstance(handler, _Attachable):
+            if isinstance(handler, LocalHandler) and isinstance(handler, _Attachable):
                 handler.attach(RLock(), self._tally)
 
     def _listen(self, address: Endpoint) -> None:
@@ -229,6 +230,11 @@ class Server:
         """Start if need be, and serve until somebody stops it; say how it ended.
 
         Cancelling it stops the server, within ``stop_timeout_s``.
+
+        Raises:
+            ConnectError: as ``start`` does.
+            ConfigurationError: as ``start`` does.
+            ServerStateError: it has stopped already.
         """
         if self._state == "new":
             await self.start()
@@ -282,8 +288,8 @@ class Server:
         """Stop: listen no more, close idle connections, let busy ones finish, then force.
 
         Idempotent, from any task, handlers included, and any loop; every call gives the same
-        result. Called from a handler, that handler's own request is not waited for and stays
-        unanswered. Cancelling the call does not take the stop back.
+        result. Called from a handler itself (not from a task that it waits for), that handler's own
+        request is not waited for and stays unanswered. Cancelling the call does not take the stop back.
 
         Args:
             timeout_s: instead of ``limits.stop_timeout_s``; 0 forces at once, also a stop that is

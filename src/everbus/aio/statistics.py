@@ -18,6 +18,8 @@ __all__ = [
 class Drained:
     """The server stopped and every request that it had read was answered.
 
+    Not waited for: the request of a handler that itself called ``stop``.
+
     Args:
         connections: how many were open when it began to stop.
     """
@@ -47,13 +49,14 @@ class ServerStatistics:
         peak_connections: most at once.
         max_connections: the effective limit.
         opened, closed: connections since the start; they differ by ``connections``.
-        closed_by_reason: ``peer_closed``, ``reset``, ``idle``, ``evicted``, ``frame_timeout`` ...
-        refused_by_reason: newcomers closed at once: ``full``, ``per_peer``, ``rate``.
+        closed_by_reason: ``peer_closed``, ``reset``, ``idle``, ``evicted_unused``, ``frame_timeout`` ...
+        refused_by_reason: newcomers closed at once: ``full``, ``per_peer``, ``rate``,
+            ``descriptors``.
         rejected_frames: streams that were not Modbus, by reason.
         requests: complete requests received.
         exceptions: answered with an exception.
         handler_failures: handlers that raised, answered nonsense or timed out, by reason.
-        accept_errors: by error name.
+        accept_errors: by error name; ``setup`` and ``relisten ...`` for what comes after and around accept.
         relistens: listening sockets that were lost and opened again.
         listeners: listening sockets open now.
         unsent_bytes: answers that peers have not taken.

@@ -173,6 +173,9 @@ def _announce(server: Server, log_format: str, units: tuple[int, ...]) -> None:
         "idle_timeout_s": limits.idle_timeout_s,
         "frame_timeout_s": limits.frame_timeout_s,
         "write_timeout_s": limits.write_timeout_s,
+        "handler_timeout_s": limits.handler_timeout_s,
+        "max_in_flight": limits.max_in_flight,
+        "max_buffered_bytes": limits.max_buffered_bytes,
         "stop_timeout_s": limits.stop_timeout_s,
     }
     if log_format == "json":

@@ -120,6 +120,8 @@ class Bank:
     def on_write(self, callback: WriteCallback) -> Callable[[], None]:
         """Call ``callback`` after each write, in the thread that wrote; return a way to stop that.
 
+        Callbacks run outside the lock: of writes in different threads the order is not kept.
+
         What it raises is reported to the server's observer and changes nothing: the write has
         happened and is confirmed.
         """
@@ -183,8 +185,15 @@ class Bank:
     def write_wire(
         self, name: TableName, address: int, count: int, data: bytes, context: RequestContext | None = None
     ) -> None:
-        """Set items from wire bytes, all or none, and tell the callbacks."""
+        """Set items from wire bytes, all or none, and tell the callbacks.
+
+        Raises:
+            ExceptionResponseError: exception 02: not all of them exist.
+            UsageError: there are more or fewer bytes than ``count`` items take.
+        """
         table = self._tables[name]
+        if len(data) != table.bytes_for(count):
+            raise UsageError(f"{count} items take {table.bytes_for(count)} bytes, not {len(data)}")
         with self.lock:
             table.require(address, count)
             table.write_wire(address, count, data)

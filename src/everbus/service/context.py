@@ -55,6 +55,11 @@ class RequestContext:
         return self.connection.connection_id
 
     @property
+    def subject(self) -> str | None:
+        """Subject of the peer's certificate, under TLS."""
+        return self.connection.subject
+
+    @property
     def role(self) -> str | None:
         """Role of the peer's certificate, under TLS."""
         return self.connection.role

@@ -54,7 +54,7 @@ class Table:
         self.ranges: tuple[AddressRange, ...] = _ranges(spec)
         self._starts = [part.address for part in self.ranges]
         self._dense_end = self.ranges[0].end if len(self.ranges) == 1 and self.ranges[0].address == 0 else 0
-        self.data: bytearray = bytearray(self._bytes_for(self.ranges[-1].end if self.ranges else 0))
+        self.data: bytearray = bytearray(self.bytes_for(self.ranges[-1].end if self.ranges else 0))
 
     def covers(self, address: int, count: int) -> bool:
         """Whether every item of a range exists."""
@@ -84,7 +84,8 @@ class Table:
         raise NotImplementedError  # pragma: no cover
 
     @staticmethod
-    def _bytes_for(items: int) -> int:
+    def bytes_for(items: int) -> int:
+        """Wire bytes that so many items take."""
         raise NotImplementedError  # pragma: no cover
 
     def __repr__(self) -> str:
@@ -97,7 +98,7 @@ class RegisterTable(Table):
     __slots__ = ()
 
     @staticmethod
-    def _bytes_for(items: int) -> int:
+    def bytes_for(items: int) -> int:
         return 2 * items
 
     def read_wire(self, address: int, count: int) -> bytearray:
@@ -131,7 +132,7 @@ class BitTable(Table):
     __slots__ = ()
 
     @staticmethod
-    def _bytes_for(items: int) -> int:
+    def bytes_for(items: int) -> int:
         return (items + 7) // 8
 
     def read_wire(self, address: int, count: int) -> bytes:

@@ -1,6 +1,6 @@
 """Proof that something leaves nothing behind: descriptors, listening sockets, threads, tasks.
 
-The incumbent's leak opened a listening socket a second after each disconnect: it was visible only
+the leak of pymodbus 3.7.4 opened a listening socket a second after each disconnect: it was visible only
 to whoever counted sockets by state, and waited. So kinds are compared, not totals, and what is
 still there gets a grace of 1.2 s to go.
 """

@@ -11,6 +11,7 @@ def test_a_request_is_told_who_asks_and_whom() -> None:
     connection = ConnectionInfo(7, peer="192.0.2.7:40112", host="192.0.2.7", role="Operator", subject="CN=hmi")
     context = RequestContext(connection, unit=17, transaction=0xABCD)
     assert (context.peer, context.connection_id, context.role) == ("192.0.2.7:40112", 7, "Operator")
+    assert context.subject == "CN=hmi"
     assert (context.unit, context.transaction) == (17, 0xABCD)
 
 

@@ -237,6 +237,7 @@ def many(*numbers: int) -> bytes:
 # Requests and answers
 
 
+@pytest.mark.requirement("TG-3.1.3-transaction")
 async def test_a_request_is_answered_at_once_under_its_own_numbers() -> None:
     bank = Bank()
     bank.write_holding_registers(7, [42])
@@ -245,6 +246,7 @@ async def test_a_request_is_answered_at_once_under_its_own_numbers() -> None:
     assert line.wire.writes == [bytes.fromhex("ABCD 0000 0005 11 03 02 002A")]
 
 
+@pytest.mark.requirement("TG-4.2.1.1-one-adu")
 async def test_all_requests_of_one_read_leave_in_one_write() -> None:
     line = Bench(Bank()).line()
     line.feed(b"".join(adu(number, number) for number in range(16)))
@@ -286,6 +288,7 @@ async def test_more_requests_than_a_read_can_hold_are_all_answered() -> None:
     assert len(line.wire.writes) == -(-2000 * len(adu(1)) // RECEIVE_BYTES)
 
 
+@pytest.mark.requirement("TG-4.2.1.1-transactions")
 async def test_answers_that_need_time_leave_as_they_complete() -> None:
     _, handler, line = await slow_line()
     line.feed(many(1, 2, 3))
@@ -295,6 +298,7 @@ async def test_answers_that_need_time_leave_as_they_complete() -> None:
     assert not line.connection.busy
 
 
+@pytest.mark.requirement("TG-4.4.2-concurrent")
 async def test_those_that_need_no_time_overtake_those_that_do() -> None:
     slow = Slow()
 
@@ -325,6 +329,7 @@ async def test_a_handler_may_stay_silent_now_or_later() -> None:
 # Requests in flight
 
 
+@pytest.mark.requirement("TG-4.4.2.1-no-slot")
 async def test_no_more_wait_at_once_than_may_and_nothing_is_lost() -> None:
     _, handler, line = await slow_line()
     line.feed(many(*range(1, 9)))
@@ -783,6 +788,7 @@ async def test_a_fault_with_answers_that_nobody_takes_ends_at_the_write_timeout(
 # Half-closed connections
 
 
+@pytest.mark.requirement("TG-4.2.2-peer-closes")
 async def test_a_peer_that_leaves_while_idle_is_let_go() -> None:
     bench = Bench(Bank())
     line = bench.line()
@@ -1096,6 +1102,7 @@ async def test_a_stop_may_be_cut_short() -> None:
         (OSError(5, "broken card"), "network_error"),
     ],
 )
+@pytest.mark.requirement("TG-4.2.2-peer-closes")
 async def test_why_a_connection_ended_by_itself_is_told(error: Exception | None, reason: str) -> None:
     bench = Bench(Bank())
     line = bench.line()

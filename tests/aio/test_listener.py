@@ -140,6 +140,7 @@ async def test_ipv6() -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+@pytest.mark.requirement("TG-4.3.2-nodelay", "TG-4.3.2-keepalive")
 async def test_accepted_sockets_find_dead_peers_and_send_small_answers_at_once(host: str) -> None:
     limits = Limits(keepalive_idle_s=61, keepalive_interval_s=11, keepalive_probes=4, user_timeout_s=91.5)
     with opened(Door(Endpoint("tcp", host=host), limits=limits)) as door:

@@ -121,6 +121,7 @@ def test_peak_is_the_most_at_once() -> None:
 # Eviction
 
 
+@pytest.mark.requirement("TG-4.2.1.2-oldest-unused")
 def test_first_goes_the_oldest_that_never_asked() -> None:
     registry = Registry(limits(most=3))
     used, older, younger = filled(registry, Fake(at=0.0), Fake(at=1.0), Fake(at=2.0))
@@ -167,6 +168,7 @@ def test_nobody_goes_who_came_in_the_same_moment() -> None:
     assert [member.ended for member in members] == [[], []]
 
 
+@pytest.mark.requirement("TG-4.2.1.2-all-used")
 def test_whoever_has_a_request_in_progress_stays() -> None:
     registry = Registry(limits(most=3))
     asked, unused, idle = filled(registry, Fake(at=0.0), Fake(at=0.0), Fake(at=0.0))
@@ -212,6 +214,7 @@ def test_room_is_made_when_descriptors_run_out() -> None:
 # Priority
 
 
+@pytest.mark.requirement("TG-4.2.1.2-priority-accepted")
 def test_a_priority_peer_comes_in_when_full_and_the_least_recently_active_one_goes() -> None:
     registry = Registry(limits(most=3, priority_peers=frozenset({VIP})))
     first, second, third = filled(registry, Fake(at=0.0), Fake(at=0.0), Fake(at=0.0))
@@ -231,6 +234,7 @@ def test_a_priority_peer_needs_no_eviction_while_there_is_room() -> None:
     assert member.ended == []
 
 
+@pytest.mark.requirement("TG-4.2.1.2-priority-maximum")
 def test_beyond_its_number_a_priority_peer_is_like_any_other() -> None:
     registry = Registry(limits(most=3, priority_peers=frozenset({VIP}), max_priority_connections=1))
     ordinary, first, second = filled(registry, Fake(at=0.0), Fake(VIP, at=0.0), Fake(VIP, at=0.0))
@@ -267,6 +271,7 @@ def test_a_priority_peer_never_ends_a_request_in_progress() -> None:
     assert [member.ended for member in members] == [[], []]
 
 
+@pytest.mark.requirement("TG-4.2.1.2-priority")
 def test_priority_alone_may_fill_the_server() -> None:
     registry = Registry(limits(most=2, priority_peers=frozenset({VIP}), max_priority_connections=2))
     filled(registry, Fake(VIP, at=0.0), Fake(VIP, at=0.0))
@@ -649,6 +654,7 @@ TestCrowd = Crowd.TestCase
 
 
 @pytest.mark.parametrize("most", [1, 1000])
+@pytest.mark.requirement("TG-4.2.1.2-maximum")
 def test_a_flood_of_newcomers_never_overshoots(most: int) -> None:
     registry = Registry(limits(most=most))
     refused = sum(registry.admit(Fake(f"198.51.100.{n % 250}", at=5.0), 5.0) is not None for n in range(3 * most + 5))

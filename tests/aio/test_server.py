@@ -126,6 +126,7 @@ async def test_it_serves_inside_its_block() -> None:
         await connect(url)
 
 
+@pytest.mark.requirement("TG-4.2.1.1-port-502")
 async def test_by_default_it_listens_where_nobody_else_can_reach_it() -> None:
     assert repr(Server(Bank())) == "<Server new tcp://127.0.0.1:5020>"
 
@@ -150,12 +151,14 @@ def test_what_cannot_work_is_refused_when_it_is_built(arguments: Any, problem: s
         Server(*arguments)
 
 
+@pytest.mark.requirement("TG-4.2.1.1-transactions")
 async def test_sixteen_requests_in_one_segment_get_sixteen_answers() -> None:
     async with Server(Bank(), ANYWHERE) as server, peer(server.endpoints[0]) as one:
         one.send(b"".join(map(adu, range(16))))
         assert [(await one.answer()).transaction for _ in range(16)] == list(range(16))
 
 
+@pytest.mark.requirement("TG-4.2.1.1-port-configurable")
 async def test_several_endpoints_reach_the_same_device(tmp_path: Path) -> None:
     path = tmp_path / "modbus.sock"
     endpoints: list[str | Endpoint] = [ANYWHERE, Endpoint("tcp", host="127.0.0.2"), f"unix://{path}", "tcp://[::1]:0"]
@@ -192,6 +195,7 @@ async def test_a_handler_is_told_who_asks(tmp_path: Path) -> None:
         assert {(context.unit, context.transaction) for context in seen} == {(17, 0xABCD)}
 
 
+@pytest.mark.requirement("SEC-R-24")
 async def test_a_policy_decides() -> None:
     class ReadOnly:
         unconditional = False
@@ -295,6 +299,7 @@ async def test_a_server_that_could_serve_nobody_does_not_start() -> None:
         await server.start()
 
 
+@pytest.mark.requirement("TG-4.2.1.2-oldest-unused")
 async def test_when_full_the_newcomer_is_served_and_the_oldest_that_never_asked_goes() -> None:
     limits = Limits(max_connections=3, max_connections_per_peer=3)
     async with Server(Bank(), ANYWHERE, limits=limits) as server, AsyncExitStack() as stack:
@@ -314,6 +319,7 @@ async def test_when_full_the_newcomer_is_served_and_the_oldest_that_never_asked_
         assert (found.peak_connections, found.opened) == (3, 4)
 
 
+@pytest.mark.requirement("TG-4.2.1.2-all-used")
 async def test_when_full_and_all_are_active_the_newcomer_is_closed_at_once() -> None:
     limits = Limits(max_connections=2, max_connections_per_peer=2)
     async with Server(Bank(), ANYWHERE, limits=limits) as server, AsyncExitStack() as stack:
@@ -331,6 +337,7 @@ async def test_when_full_and_all_are_active_the_newcomer_is_closed_at_once() -> 
         assert (found.opened, found.connections, found.closed) == (2, 2, 0)
 
 
+@pytest.mark.requirement("TG-4.2.1.2-maximum")
 async def test_one_peer_cannot_lock_out_the_others(tmp_path: Path) -> None:
     limits = Limits(max_connections=6)
     async with Server(Bank(), ANYWHERE, f"unix://{tmp_path}/socket", limits=limits) as server:
@@ -362,6 +369,7 @@ async def test_a_peer_that_connects_too_often_is_refused() -> None:
         assert server.statistics().refused_by_reason == {"rate": 1}
 
 
+@pytest.mark.requirement("TG-4.2.1.2-priority-accepted")
 async def test_priority_peers_come_in_when_it_is_full() -> None:
     limits = Limits(max_connections=2, max_connections_per_peer=2, priority_peers=frozenset({"127.0.0.9"}))
     async with Server(Bank(), ANYWHERE, limits=limits) as server, AsyncExitStack() as stack:
@@ -379,6 +387,7 @@ async def test_priority_peers_come_in_when_it_is_full() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.requirement("TG-4.2.1.1-close")
 async def test_idle_connections_are_closed_and_those_that_ask_stay() -> None:
     limits = Limits(idle_timeout_s=0.4)
     async with Server(Bank(), ANYWHERE, limits=limits) as server:

@@ -26,6 +26,7 @@ from everbus.errors import ConfigurationError
         ("[2001:db8::7]:1502", "2001:db8::7", 1502),
     ],
 )
+@pytest.mark.requirement("TG-4.2.1.1-port-configurable")
 def test_a_tcp_endpoint_has_a_host_and_perhaps_a_port(text: str, host: str, port: int) -> None:
     assert parse_endpoint(text) == Endpoint("tcp", host=host, port=port)
 
@@ -54,6 +55,7 @@ def test_an_endpoint_cannot_be_changed() -> None:
         setattr(parse_endpoint("plc.example"), name, 5020)
 
 
+@pytest.mark.requirement("TG-4.2.1.1-port-502")
 def test_servers_listen_where_nobody_else_reaches_them_unless_told_otherwise() -> None:
     assert parse_endpoint(DEFAULT_SERVER_ENDPOINT) == Endpoint("tcp", host="127.0.0.1", port=5020)
 

@@ -67,6 +67,7 @@ HEADS = {
         (FunctionCode.READ_WRITE_MULTIPLE_REGISTERS, 121),
     ],
 )
+@pytest.mark.requirement("AP-6.11-quantity", "AP-6.12-quantity", "AP-6.17-quantity")
 def test_a_write_is_executed_only_if_quantity_byte_count_and_length_agree(code: FunctionCode, most: int) -> None:
     bits = code is FunctionCode.WRITE_MULTIPLE_COILS
     device = LocalDevice(Bank(coils=2000, holding_registers=130))
@@ -97,6 +98,7 @@ def test_a_write_is_executed_only_if_quantity_byte_count_and_length_agree(code: 
 @pytest.mark.parametrize(
     ("read", "write"), [((0, 1), (100, 1)), ((100, 1), (0, 1)), ((99, 2), (0, 1)), ((0, 1), (99, 2))]
 )
+@pytest.mark.requirement("AP-4.5-not-executed", "AP-6.17-address")
 def test_a_read_and_write_touches_nothing_unless_both_ranges_exist(
     read: tuple[int, int], write: tuple[int, int]
 ) -> None:
@@ -118,6 +120,7 @@ BARE = {
 """Those that need no body, and how their answers begin."""
 
 
+@pytest.mark.requirement("AP-4.1-function-code")
 def test_a_bare_function_code_is_answered_whatever_it_is() -> None:
     pipeline = Pipeline(Units(LocalDevice()))
     answers = {code: answer(pipeline, bytes((code,))) for code in range(256)}
@@ -132,6 +135,7 @@ def test_a_bare_function_code_is_answered_whatever_it_is() -> None:
 # --- V11: handlers get whole requests alone ----------------------------------------------------
 
 
+@pytest.mark.requirement("AP-7-03")
 def test_a_handler_is_not_called_for_a_request_that_is_cut_off_or_too_long() -> None:
     whole = [
         "0F0013000A02CD01",
@@ -163,6 +167,7 @@ def spread(words: int, groups: int) -> list[int]:
     return [words // groups + (number < words % groups) for number in range(groups)] if groups else []
 
 
+@pytest.mark.requirement("AP-6.14-fits")
 def test_a_read_of_files_never_needs_more_than_a_pdu() -> None:
     pipeline = Pipeline(Units(LocalDevice()))
     for groups, words in product(range(36), range(1, 140)):
@@ -215,6 +220,7 @@ def test_a_write_of_files_is_executed_whole_or_not_at_all() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("code", "most"), [(1, 2000), (2, 2000), (3, 125), (4, 125)])
+@pytest.mark.requirement("AP-6.1-quantity", "AP-6.2-quantity", "AP-6.3-quantity", "AP-6.4-quantity")
 def test_a_read_of_none_or_too_many_is_refused_for_every_quantity(code: int, most: int) -> None:
     pipeline = Pipeline(Units(LocalDevice()))
     refusal = bytes((code | 0x80, ILLEGAL_VALUE))

@@ -53,6 +53,7 @@ def asked(device: Any, *pdus: str, connection: ConnectionInfo = TCP) -> list[Any
 
 
 @pytest.mark.parametrize("pdu", ["0300000000", "03000000", "41", "0800050000", "83"])
+@pytest.mark.requirement("SL-2.2-others")
 def test_a_silent_unit_is_silent_whatever_it_is_asked(pdu: str) -> None:
     pipeline = Pipeline(Units({1: Bank(coils=1)}, UnknownUnit.SILENT))
     assert pipeline.answer(Frame(2, bytes.fromhex(pdu), 1), SERIAL) is None
@@ -64,6 +65,7 @@ def test_the_short_way_answers_only_codes_that_the_server_knows() -> None:
 
 
 @pytest.mark.parametrize("code", [1, 2, 3])
+@pytest.mark.requirement("AP-7-04")
 def test_a_pdu_error_of_a_handler_is_its_failure(code: int) -> None:
     def handle(request: AnyRequest, context: RequestContext) -> Any:
         raise PduError(ExceptionCode(code), "the device behind answered nonsense")
@@ -84,12 +86,14 @@ def test_an_exception_response_of_a_handler_is_checked_too(pdu: str, size: int) 
 
 
 @pytest.mark.parametrize("pdu", ["0800011234", "080001", "08000100000000"])
+@pytest.mark.requirement("AP-6.8.1-01-listen-only")
 def test_an_illegal_restart_is_not_answered_in_listen_only_mode(pdu: str) -> None:
     device = LocalDevice()
     assert asked(device, "0800040000", pdu, connection=SERIAL) == [None, None]
     assert device.diagnostics.listen_only
 
 
+@pytest.mark.requirement("AP-6.9-not-counted")
 def test_fetching_the_event_log_is_an_event_as_only_the_event_counter_is_excepted() -> None:
     assert asked(LocalDevice(), "0C", "0B")[1] == bytes.fromhex("0B00000001")
 
@@ -100,12 +104,14 @@ def test_the_message_that_clears_the_counters_leaves_its_send_event() -> None:
     assert device.diagnostics.log == b"\x40\x80"
 
 
+@pytest.mark.requirement("AP-6.8.1-01-restart")
 def test_a_restart_is_answered_before_it_happens_and_the_log_says_so() -> None:
     device = LocalDevice()
     asked(device, "0800010000")
     assert device.diagnostics.log == b"\x00\x40\x80"
 
 
+@pytest.mark.requirement("SL-A-no-response")
 def test_the_message_that_forces_listen_only_mode_is_one_without_response() -> None:
     device = LocalDevice()
     asked(device, "0800040000", connection=SERIAL)

@@ -102,6 +102,7 @@ def test_a_valid_frame_between_two_others(vector: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("vector", [vector for vector in ADUS if not vector["valid"]], ids=named)
+@pytest.mark.requirement("SL-2.4.2-frame-error")
 def test_what_is_no_valid_frame_harms_neither_the_one_before_nor_the_one_after_silence(vector: dict[str, Any]) -> None:
     data, good = good_for(vector)
     for pieces in ways_to_read(data + bytes.fromhex(vector["adu_hex"])):
@@ -119,6 +120,7 @@ def test_what_is_no_valid_frame_harms_neither_the_one_before_nor_the_one_after_s
     [vector for vector in ADUS if vector["framing"] == "rtu" and vector["direction"] == "request"],
     ids=named,
 )
+@pytest.mark.requirement("SL-2.5.1.1-shared-line")
 def test_a_line_gives_out_the_same_requests(vector: dict[str, Any]) -> None:
     for pieces in ways_to_read(bytes.fromhex(vector["adu_hex"])):
         framer = RtuFramer("line")

@@ -55,6 +55,7 @@ def test_the_vectors_are_there() -> None:
 
 
 @pytest.mark.parametrize("vector", REQUESTS, ids=lambda vector: str(vector["name"]))
+@pytest.mark.requirement("AP-4.1-normal-response", "AP-4.1-exception-response", "AP-4.5-answer", "AP-7-02")
 def test_a_request_is_answered_as_its_vector_says(vector: dict[str, Any]) -> None:
     pdu = bytes.fromhex(vector["pdu_hex"])
     device = DEVICES[vector.get("context")]()

@@ -83,6 +83,7 @@ def test_a_legal_request_is_taken(vector: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("vector", [vector for vector in BY_THEMSELVES if vector["expect_exception"]], ids=named)
+@pytest.mark.requirement("AP-7-03")
 def test_an_illegal_request_is_refused_with_the_code_of_its_vector(vector: dict[str, Any]) -> None:
     with pytest.raises(PduError) as refused:
         PUBLIC.decode_request(bytes.fromhex(vector["pdu_hex"]))

@@ -82,6 +82,7 @@ async def test_a03_newcomers_to_a_full_busy_server_are_refused_at_once() -> None
 
 
 @pytest.mark.slow
+@pytest.mark.requirement("TG-4.2.1.2-oldest-unused")
 async def test_a04_the_least_recently_active_idle_one_makes_room() -> None:
     """A4: a limit of 100, 100 idle over the threshold, 200 newcomers that leave after their answer."""
     async with serving(max_connections=100, evict_after_s=0.3) as served:
@@ -190,6 +191,7 @@ async def test_a06_an_address_over_its_cap_evicts_only_its_own() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.requirement("TG-4.2.1.2-priority")
 async def test_a07_priority_peers_come_in_and_stay() -> None:
     """A7: 0 refusals up to ``max_priority_connections``; the least recently active ordinary one goes."""
     limits: dict[str, Any] = {"max_connections": 20, "max_connections_per_peer": 20, "evict_after_s": 0.2}

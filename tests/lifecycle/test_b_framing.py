@@ -170,6 +170,7 @@ async def test_b2_bad_headers_are_closed_on_at_once_and_counted() -> None:
             assert server.statistics().rejected_frames == {reason: 3}, name
 
 
+@pytest.mark.requirement("TG-4.4.2.1-protocol")
 async def test_b2_every_protocol_id_but_zero_is_closed_on() -> None:
     chosen = sorted({1 << bit for bit in range(16)} | set(random.Random(2).sample(range(1, 65536), 200)))
     async with Server(Bank(), FREE_PORT) as server, beside(server):

@@ -56,6 +56,7 @@ CONTEXTS: dict[str | None, Callable[[], LocalDevice]] = {
 # --- B5 ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.requirement("AP-4.5-answer", "AP-7-answered", "TG-4.2.1.1-open")
 async def test_b5_every_request_is_answered_as_the_specification_says_and_the_connection_kept() -> None:
     for context, make_device in CONTEXTS.items():
         chosen = [vector for vector in REQUESTS if vector.get("context") == context]
@@ -78,6 +79,7 @@ def check_answer(vector: dict[str, Any], answer: bytes) -> None:
         PUBLIC.decode_response(answer)
 
 
+@pytest.mark.requirement("AP-7-03")
 async def test_b5_a_pdu_cut_off_or_drawn_out_anywhere_is_exception_03_and_the_next_is_answered() -> None:
     legal = [bytes.fromhex(v["pdu_hex"]) for v in REQUESTS if v["valid"] and "context" not in v]
     plain = [pdu for pdu in legal if pdu[0] not in (0x08, 0x2B)]
@@ -91,6 +93,7 @@ async def test_b5_a_pdu_cut_off_or_drawn_out_anywhere_is_exception_03_and_the_ne
 
 
 @pytest.mark.slow
+@pytest.mark.requirement("AP-A-sub-functions", "AP-A-mei-types")
 async def test_b5_reserved_sub_functions_are_exception_01() -> None:
     known = {0, 1, 2, 3, 10, 11, 12, 13, 14, 15, 16, 17, 18, 20}
     unknown = [sub for sub in range(65536) if sub not in known]
@@ -106,6 +109,7 @@ async def test_b5_reserved_sub_functions_are_exception_01() -> None:
 # --- B2 of "More cases" --------------------------------------------------------------------------
 
 
+@pytest.mark.requirement("AP-4.1-function-code")
 async def test_m_b2_every_bare_function_code_is_answered(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "everbus")
     known = {*range(1, 7), 8, 0x0F, 0x10, *range(0x14, 0x19), 0x2B}
@@ -234,6 +238,18 @@ GRID = [reads_and_singles, counted_writes, read_writes, masks_and_queues, file_g
 
 
 @pytest.mark.parametrize("cases", GRID, ids=lambda cases: cases.__name__)
+@pytest.mark.requirement(
+    "AP-6.1-order",
+    "AP-6.2-order",
+    "AP-6.3-order",
+    "AP-6.4-order",
+    "AP-6.5-order",
+    "AP-6.11-order",
+    "AP-6.12-order",
+    "AP-6.14-order",
+    "AP-6.15-order",
+    "AP-6.17-order",
+)
 async def test_m_b3_a_grid_of_requests_answers_as_the_model(cases: Callable[[], Iterator[bytes]]) -> None:
     pdus = list(dict.fromkeys(pdu for pdu in cases() if len(pdu) <= 253))
     device = LocalDevice(bounded_bank(), files=FileStore({1: ITEMS}))
@@ -256,6 +272,7 @@ async def test_m_b3_a_grid_of_requests_answers_as_the_model(cases: Callable[[], 
 
 
 @pytest.mark.slow
+@pytest.mark.requirement("AP-6.5-value")
 async def test_m_b4_a_coil_is_on_or_off_and_nothing_between() -> None:
     bank = Bank()
     writes: list[object] = []
@@ -292,6 +309,7 @@ async def ask_pipelined(server: Server, depth: int, rounds: int, chance: random.
 
 
 @pytest.mark.slow
+@pytest.mark.requirement("TG-4.4.2.1-context")
 async def test_m_b8_no_answer_of_a_slow_handler_goes_to_another_request() -> None:
     chance = random.Random(8)
     async with Server(its_address_later, FREE_PORT) as server, beside(server):
@@ -299,6 +317,7 @@ async def test_m_b8_no_answer_of_a_slow_handler_goes_to_another_request() -> Non
     assert sum(totals) >= 10_000
 
 
+@pytest.mark.requirement("TG-4.4.2-concurrent")
 async def test_m_b8_the_answer_that_is_ready_first_leaves_first() -> None:
     events = {number: asyncio.Event() for number in range(16)}
 
@@ -327,6 +346,7 @@ def crowded_device() -> LocalDevice:
     return LocalDevice(server_id=b"s" * 249, queues=queues, identification=identification)
 
 
+@pytest.mark.requirement("AP-4.1-pdu-size")
 async def test_b10_answers_are_whole_and_never_over_253_bytes_however_much_there_is_to_tell() -> None:
     observer = RecordingObserver()
     device = crowded_device()
@@ -353,6 +373,7 @@ async def test_b10_answers_are_whole_and_never_over_253_bytes_however_much_there
     assert fifo[b"\x18\x00\x20"] == fifo[b"\x18\x00\x21"] == b"\x98\x03"
 
 
+@pytest.mark.requirement("AP-6.21-more")
 async def test_b10_a_stream_of_identification_objects_ends_and_holds_every_object_once() -> None:
     async with Server(crowded_device(), FREE_PORT) as server, await Wire.to(server) as client:
         for code, expected in ((1, 3), (2, 7), (3, 135)):

@@ -48,6 +48,7 @@ class Counting:
 
 
 @pytest.mark.parametrize(("number", "delay_s"), [(17, 0.05), (1000, 0.002)])
+@pytest.mark.requirement("TG-4.4.2.1-no-slot")
 async def test_d4_sixteen_requests_run_at_once_and_the_others_are_answered_in_the_end(
     number: int, delay_s: float
 ) -> None:

@@ -98,6 +98,7 @@ async def test_v06_bytes_outside_the_declared_length_are_never_executed_with_it(
 
 
 @pytest.mark.slow
+@pytest.mark.requirement("TG-3.1.2-boundary")
 async def test_v06_the_request_of_the_report_at_every_split() -> None:
     """Length 3 with six bytes behind it: a short request, and the start of another that lies."""
     stream = b"\x00\x01\x00\x00\x00\x03\x01" + b"\x06\x00\x01\x00\x03\x99"
@@ -338,6 +339,7 @@ async def test_v20_nothing_is_kept_of_connections_that_came_and_went(number: int
 # --- V22, V23: coalesced and interleaved --------------------------------------------------------
 
 
+@pytest.mark.requirement("TG-3.1.2-stream")
 async def test_v22_every_frame_of_a_segment_is_answered() -> None:
     async with Server(Bank(), FREE_PORT) as server, beside(server), await Wire.to(server) as client:
         for number in range(1, 65):
@@ -346,6 +348,7 @@ async def test_v22_every_frame_of_a_segment_is_answered() -> None:
             assert await client.answers(number) == expected
 
 
+@pytest.mark.requirement("TG-4.2.1.1-clients", "TG-4.4.2.3-connection")
 async def test_v23_the_halves_of_two_clients_do_not_meet() -> None:
     chance = random.Random(23)
     bank = Bank()

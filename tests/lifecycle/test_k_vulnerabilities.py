@@ -188,6 +188,7 @@ async def test_v05_v14_a_bare_function_code_is_answered_soon_and_blocks_nobody()
         assert server.statistics().handler_failures == {}
 
 
+@pytest.mark.requirement("TG-3.1.3-length")
 async def test_v13_lengths_2_to_254_are_frames_and_others_are_closed_on() -> None:
     async with Server(Bank(), FREE_PORT) as server, beside(server):
         async with await Wire.to(server) as client:

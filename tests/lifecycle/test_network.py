@@ -78,6 +78,7 @@ async def seconds_until_dead(server: ServerProcess, begun: float) -> float:
 
 
 @pytest.mark.parametrize("cut", CUTS)
+@pytest.mark.requirement("TG-4.2.2-dead-peer")
 async def test_a13_an_idle_peer_that_is_cut_off(cable: Cable, cut: str, tmp_path: Path) -> None:
     """A13: keepalive ends it within the configured time and a fifth, and says why."""
     with hosting(tmp_path, host=SERVER_ADDRESS, namespace=cable.server, **KEEPALIVE) as server:
@@ -93,6 +94,7 @@ async def test_a13_an_idle_peer_that_is_cut_off(cable: Cable, cut: str, tmp_path
 
 
 @pytest.mark.parametrize("cut", CUTS)
+@pytest.mark.requirement("TG-4.2.2-dead-peer")
 async def test_a13_a_peer_that_is_cut_off_with_an_answer_in_flight(cable: Cable, cut: str, tmp_path: Path) -> None:
     """A13: the user timeout ends it within the configured time and a fifth, and says why."""
     with hosting(tmp_path, host=SERVER_ADDRESS, namespace=cable.server, **KEEPALIVE, write_timeout_s=60.0) as server:

@@ -46,6 +46,7 @@ def answer_to(session: ClientSession, request: AnyRequest, pdu: bytes) -> Comple
 # --- requests ---------------------------------------------------------------------------------
 
 
+@pytest.mark.requirement("TG-4.4.1.2-transaction")
 def test_a_request_goes_out_whole_with_an_id_of_its_own() -> None:
     session = ClientSession()
     assert session.submit(17, ReadHoldingRegistersRequest(0x6B, 3)) == (
@@ -109,6 +110,7 @@ def test_a_request_to_no_unit_is_not_sent(unit: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.requirement("TG-4.4.1.2-transaction")
 def test_an_id_is_not_used_again_while_its_request_is_open() -> None:
     session = ClientSession(first_transaction=10)
     session.submit(1, READ)
@@ -139,6 +141,7 @@ def test_the_last_1024_abandoned_ids_are_remembered() -> None:
     assert (session.statistics().unknown, session.statistics().late) == (1, 2)
 
 
+@pytest.mark.requirement("TG-4.4.1.1-transactions")
 def test_no_request_is_sent_when_every_id_is_in_use() -> None:
     session = ClientSession()
     assert {session.submit(1, READ)[0] for _ in range(65536)} == set(range(65536))
@@ -158,6 +161,7 @@ def test_an_answer_completes_its_request() -> None:
     assert session.statistics() == SessionStatistics(submitted=1, completed=1)
 
 
+@pytest.mark.requirement("TG-4.4.1.3-match")
 def test_answers_come_in_any_order_and_in_pieces() -> None:
     session = ClientSession()
     for _ in range(3):
@@ -182,6 +186,7 @@ def test_an_unfinished_answer_is_partial() -> None:
     assert seen == [(0, False), (0, True), (0, True), (1, False)]
 
 
+@pytest.mark.requirement("TG-4.4.1.3-exception")
 def test_an_exception_response_is_a_completed_request() -> None:
     session = ClientSession()
     completion = answer_to(session, READ, bytes.fromhex("8306"))
@@ -203,6 +208,7 @@ def test_an_exception_response_is_a_completed_request() -> None:
         ("830200", PduError),  # an exception that is too long
     ],
 )
+@pytest.mark.requirement("TG-4.4.1.3-mismatch")
 def test_an_answer_that_does_not_fit_fails_its_request_and_no_other(
     pdu: str, kind: type[PduError | MismatchError]
 ) -> None:
@@ -215,6 +221,7 @@ def test_an_answer_that_does_not_fit_fails_its_request_and_no_other(
     assert session.statistics() == SessionStatistics(submitted=2, mismatched=1)
 
 
+@pytest.mark.requirement("TG-4.4.1.3-unit")
 def test_an_answer_from_another_unit_fails_its_request() -> None:
     session = ClientSession()
     session.submit(1, READ)
@@ -223,6 +230,7 @@ def test_an_answer_from_another_unit_fails_its_request() -> None:
     assert str(completion.error) == "unit 2 answers a request to unit 1"
 
 
+@pytest.mark.requirement("TG-4.4.1.3-unknown")
 def test_an_answer_to_nothing_completes_nothing() -> None:
     session = ClientSession()
     session.submit(1, READ)
@@ -238,6 +246,7 @@ def test_a_second_answer_completes_nothing() -> None:
     assert session.statistics() == SessionStatistics(submitted=1, completed=1, unknown=1)
 
 
+@pytest.mark.requirement("TG-4.4.1.3-unknown")
 def test_a_late_answer_is_dropped_and_counted_and_the_next_call_gets_its_own() -> None:
     # V21: one timeout must not shift every answer after it.
     session = ClientSession()
@@ -259,6 +268,7 @@ def test_abandoning_what_is_not_open_changes_nothing() -> None:
     assert session.statistics() == SessionStatistics(submitted=1, completed=1, unknown=2)
 
 
+@pytest.mark.requirement("TG-4.4.1.3-header")
 def test_a_stream_that_is_not_modbus_is_a_fault_after_the_answers_before_it() -> None:
     session = ClientSession()
     session.submit(1, READ)
@@ -290,6 +300,7 @@ def test_a_reply_whose_byte_count_does_not_fit_never_gives_partial_data(kind: ty
                 match_response(request, bytes((kind.function_code, wrong)) + bytes(wrong))
 
 
+@pytest.mark.requirement("AP-4.1-normal-response")
 def test_a_response_that_echoes_something_else_does_not_match() -> None:
     request = WriteSingleRegisterRequest(7, 0x1234)
     assert match_response(request, bytes.fromhex("0600071234")).fields() == {"address": 7, "value": 0x1234}

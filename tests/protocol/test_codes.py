@@ -13,6 +13,7 @@ from everbus.protocol.codes import (
 )
 
 
+@pytest.mark.requirement("AP-5.1-public")
 def test_the_function_codes_are_the_public_ones_in_use() -> None:
     public = [1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 15, 16, 17, 20, 21, 22, 23, 24, 43]
     assert [code.value for code in FunctionCode] == public
@@ -26,6 +27,7 @@ def test_the_diagnostic_sub_functions_leave_out_the_reserved_ones() -> None:
     assert [code.value for code in DiagnosticCode] == [*range(0x05), *range(0x0A, 0x13), 0x14]
 
 
+@pytest.mark.requirement("AP-4.1-pdu-size")
 def test_the_maxima_fill_a_pdu_and_pass_it_nowhere() -> None:
     assert codes.MAX_PDU_BYTES == 253
     assert 2 + codes.MAX_READ_BITS // 8 == 252

@@ -51,6 +51,7 @@ def test_a_fault_comes_after_the_requests_before_it() -> None:
     assert server.receive(adu(3)) == []
 
 
+@pytest.mark.requirement("TG-3.1.3-transaction", "TG-3.1.3-unit", "TG-4.4.2.3-response")
 def test_a_reply_carries_its_unit_and_its_transaction() -> None:
     assert session().reply(17, ANSWER, 0xABCD) == bytes.fromhex("ABCD00000005110302002A")
 
@@ -63,6 +64,7 @@ def test_a_deferred_request_is_in_flight_until_it_is_finished() -> None:
     assert (server.in_flight, server.busy) == (0, False)
 
 
+@pytest.mark.requirement("TG-4.4.2.1-context")
 def test_answers_may_leave_in_any_order() -> None:
     server = session()
     first, second = server.defer(Frame(1, READ, 10)), server.defer(Frame(2, READ, 11))
@@ -89,6 +91,7 @@ def test_a_token_that_was_never_given_out_is_refused() -> None:
         session().finish(99, ANSWER)
 
 
+@pytest.mark.requirement("TG-4.4.2.1-slots")
 def test_no_more_requests_wait_than_the_cap_allows() -> None:
     server = session(max_in_flight=2)
     tokens = []
@@ -103,6 +106,7 @@ def test_no_more_requests_wait_than_the_cap_allows() -> None:
     assert (server.in_flight, server.full) == (2, True)
 
 
+@pytest.mark.requirement("TG-4.4.2.1-slots")
 def test_by_default_sixteen_requests_wait_at_once() -> None:
     server = ServerSession(MbapFramer())
     for number in range(16):

@@ -81,6 +81,7 @@ def test_bits_survive_packing(bits: list[bool]) -> None:
 
 @given(bits=bit_lists)
 @settings(deadline=None)
+@pytest.mark.requirement("AP-6.1-packing", "AP-6.2-packing")
 def test_packed_bits_place_each_bit_by_its_number_and_leave_the_rest_zero(bits: list[bool]) -> None:
     data = pack_bits(bits)
     assert len(data) == -(-len(bits) // 8)
@@ -99,6 +100,7 @@ def test_bits_may_be_numbers_and_come_from_any_iterable() -> None:
     assert pack_bits(iter([1, 0, 0, 1, 2])) == b"\x19"
 
 
+@pytest.mark.requirement("AP-4.2-byte-order")
 def test_registers_travel_high_byte_first() -> None:
     assert pack_registers([0x022B, 0, 0x0064]) == bytes.fromhex("022B00000064")
     assert unpack_registers(bytes.fromhex("022B00000064")) == [555, 0, 100]

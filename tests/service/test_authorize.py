@@ -42,6 +42,7 @@ def asked(policy: Policy, pdu: str, *, unit: int = 1, role: str | None = None) -
 
 
 @pytest.mark.parametrize("role", [None, "Operator"])
+@pytest.mark.requirement("SEC-R-28")
 def test_everybody_may_do_everything_unless_told_otherwise(role: str | None) -> None:
     context = RequestContext(ConnectionInfo(1, role=role), 1, 1)
     for policy in (ALLOW_ALL, AllowAll()):
@@ -49,6 +50,7 @@ def test_everybody_may_do_everything_unless_told_otherwise(role: str | None) -> 
         assert policy.allows(PUBLIC.decode_request(bytes.fromhex("050000FF00")), context)
 
 
+@pytest.mark.requirement("SEC-R-23", "SEC-R-24")
 def test_a_policy_decides_by_role_function_and_range() -> None:
     policy = ReadOnly()
     assert asked(policy, "050007FF00", role="Engineer") == "050007ff00"
@@ -60,10 +62,12 @@ def test_a_policy_decides_by_role_function_and_range() -> None:
     assert requests[:3] == [(write, "Engineer", 1, 7), (write, "Operator", 1, 7), (write, None, 1, 7)]
 
 
+@pytest.mark.requirement("SEC-R-31")
 def test_reads_are_decided_too_where_a_policy_has_conditions() -> None:
     assert asked(DenyAll(), "0300000001") == "8301"
 
 
+@pytest.mark.requirement("SEC-R-31")
 def test_what_is_denied_is_not_executed_and_the_next_request_is_answered() -> None:
     device = LocalDevice()
     pipeline = Pipeline(Units(device), ReadOnly())

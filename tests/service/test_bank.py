@@ -64,6 +64,7 @@ SMALL = Bank(coils=4, discrete_inputs=4, input_registers=4, holding_registers=4)
 
 
 @pytest.mark.parametrize(("name", "read", "write"), TABLES)
+@pytest.mark.requirement("AP-4.3-tables")
 def test_each_table_keeps_its_own_values(name: TableName, read: Read, write: Set) -> None:
     bank = Bank()
     write(bank, 65533, [1, 0, 1])
@@ -74,6 +75,7 @@ def test_each_table_keeps_its_own_values(name: TableName, read: Read, write: Set
 
 
 @pytest.mark.parametrize(("name", "read", "write"), TABLES)
+@pytest.mark.requirement("AP-4.4-addresses")
 def test_one_item_is_read_unless_told_otherwise(name: TableName, read: Read, write: Set) -> None:
     bank = Bank()
     write(bank, 7, [1])
@@ -141,6 +143,7 @@ def test_a_write_names_its_table_and_gives_its_values(name: TableName, read: Rea
     assert [(told.table, told.address, told.values) for told in seen] == [(name, 9, [1, 0, 1])]
 
 
+@pytest.mark.requirement("AP-6.11-packing")
 def test_unused_bits_of_a_write_are_no_values() -> None:
     assert Write(TableName.COILS, 0, 3, b"\xff", CONTEXT).values == [True, True, True]
 

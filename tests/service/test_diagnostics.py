@@ -29,6 +29,7 @@ def counted(diagnostics: Diagnostics) -> dict[str, int]:
 # --- counters ---------------------------------------------------------------------------------
 
 
+@pytest.mark.requirement("SL-A-power-up")
 def test_everything_is_zero_at_power_up() -> None:
     diagnostics = Diagnostics()
     assert counted(diagnostics) == {}
@@ -36,6 +37,7 @@ def test_everything_is_zero_at_power_up() -> None:
     assert (diagnostics.diagnostic_register, diagnostics.listen_only) == (0, False)
 
 
+@pytest.mark.requirement("AP-6.8.1-0E", "AP-6.9-counted")
 def test_a_message_that_is_answered_counts_as_message_and_as_event() -> None:
     diagnostics = Diagnostics()
     message(diagnostics)
@@ -45,6 +47,7 @@ def test_a_message_that_is_answered_counts_as_message_and_as_event() -> None:
 
 
 @pytest.mark.parametrize("code", [1, 2, 3, 4, 5, 8, 0x0A, 0x0B, 0x80])
+@pytest.mark.requirement("AP-6.8.1-0D", "AP-6.9-not-counted", "SL-A-exceptions")
 def test_an_exception_counts_as_exception_and_not_as_event(code: int) -> None:
     diagnostics = Diagnostics()
     message(diagnostics, exception_code=code)
@@ -57,6 +60,7 @@ def test_an_exception_counts_as_exception_and_not_as_event(code: int) -> None:
 
 
 @pytest.mark.parametrize(("code", "counter"), [(6, "SERVER_BUSY_COUNT"), (7, "SERVER_NAK_COUNT")])
+@pytest.mark.requirement("AP-6.8.1-10", "AP-6.8.1-11")
 def test_busy_and_negative_acknowledge_have_counters_of_their_own(code: int, counter: str) -> None:
     diagnostics = Diagnostics()
     message(diagnostics, exception_code=code)
@@ -65,18 +69,21 @@ def test_busy_and_negative_acknowledge_have_counters_of_their_own(code: int, cou
     assert counted(diagnostics)["BUS_EXCEPTION_ERROR_COUNT"] == 2
 
 
+@pytest.mark.requirement("AP-6.9-not-counted")
 def test_fetching_the_event_counter_is_no_event() -> None:
     diagnostics = Diagnostics()
     message(diagnostics, 0x0B)
     assert (diagnostics.events, diagnostics.messages) == (0, 1)
 
 
+@pytest.mark.requirement("SL-A-no-response")
 def test_a_message_without_an_answer_is_counted() -> None:
     diagnostics = Diagnostics()
     message(diagnostics, answered=False)
     assert counted(diagnostics)["SERVER_NO_RESPONSE_COUNT"] == 1
 
 
+@pytest.mark.requirement("AP-6.8.1-0C", "AP-6.8.1-12")
 def test_what_a_serial_line_counts_is_reported() -> None:
     diagnostics = Diagnostics()
     diagnostics.bus_comm_errors += 3
@@ -89,6 +96,7 @@ def test_a_sub_function_that_is_no_counter_reports_none() -> None:
         Diagnostics().counter(DiagnosticCode.RETURN_QUERY_DATA)
 
 
+@pytest.mark.requirement("SL-A-16-bits")
 def test_counters_have_16_bits_and_wrap() -> None:
     diagnostics = Diagnostics()
     diagnostics.bus_messages = diagnostics.event_count = 0xFFFF
@@ -132,6 +140,7 @@ def test_reads_by_the_short_way_are_noted_once_when_somebody_looks(view: Callabl
     ("code", "event"),
     [(0, 0x40), (1, 0x41), (2, 0x41), (3, 0x41), (4, 0x42), (5, 0x44), (6, 0x44), (7, 0x48), (8, 0x40), (0x0B, 0x40)],
 )
+@pytest.mark.requirement("AP-6.10-receive", "AP-6.10-send")
 def test_a_message_leaves_a_receive_event_and_a_send_event(code: int, event: int) -> None:
     diagnostics = Diagnostics()
     diagnostics.received(READ)
@@ -141,12 +150,14 @@ def test_a_message_leaves_a_receive_event_and_a_send_event(code: int, event: int
     assert diagnostics.counter(DiagnosticCode.SERVER_NO_RESPONSE_COUNT) == 0
 
 
+@pytest.mark.requirement("AP-6.10-send")
 def test_a_message_without_an_answer_leaves_a_send_event_too() -> None:
     diagnostics = Diagnostics()
     message(diagnostics, answered=False)
     assert diagnostics.log == b"\x40\x80"
 
 
+@pytest.mark.requirement("AP-6.10-log")
 def test_the_log_is_newest_first_and_keeps_64_events() -> None:
     diagnostics = Diagnostics()
     for code in [4, *[0] * 31]:
@@ -180,6 +191,7 @@ def busy_diagnostics() -> Diagnostics:
     return diagnostics
 
 
+@pytest.mark.requirement("AP-6.8.1-0A")
 def test_clearing_zeroes_the_counters_and_the_register_and_keeps_the_log() -> None:
     diagnostics = busy_diagnostics()
     log = diagnostics.log
@@ -197,6 +209,7 @@ def test_reads_before_a_clearing_are_not_counted_after_it() -> None:
     assert diagnostics.log == b"\x40\x80" * 5
 
 
+@pytest.mark.requirement("SL-A-cleared")
 def test_the_message_that_clears_is_not_the_first_thing_counted() -> None:
     diagnostics = busy_diagnostics()
     diagnostics.received(bytes.fromhex("08000A0000"))
@@ -209,6 +222,7 @@ def test_the_message_that_clears_is_not_the_first_thing_counted() -> None:
     assert diagnostics.events == 1
 
 
+@pytest.mark.requirement("AP-6.10-restart", "SL-A-cleared")
 def test_a_restart_clears_the_counters_and_leaves_its_event_in_the_log() -> None:
     diagnostics = busy_diagnostics()
     log = diagnostics.log
@@ -220,6 +234,7 @@ def test_a_restart_clears_the_counters_and_leaves_its_event_in_the_log() -> None
     assert diagnostics.log.endswith(b"\x80" + log)
 
 
+@pytest.mark.requirement("AP-6.8.1-01-log")
 def test_a_restart_may_clear_the_log_of_everything_but_its_own_event() -> None:
     diagnostics = busy_diagnostics()
     diagnostics.received(bytes.fromhex("080001FF00"))
@@ -240,12 +255,14 @@ def listening() -> Diagnostics:
     return diagnostics
 
 
+@pytest.mark.requirement("AP-6.10-entered")
 def test_listen_only_mode_is_entered_with_its_event() -> None:
     diagnostics = listening()
     assert diagnostics.listen_only
     assert diagnostics.log[:1] == b"\x04"
 
 
+@pytest.mark.requirement("AP-6.8.1-04", "AP-6.10-receive-listen-only")
 def test_messages_are_only_monitored_in_listen_only_mode() -> None:
     diagnostics = listening()
     before = diagnostics.counter(DiagnosticCode.SERVER_NO_RESPONSE_COUNT)
@@ -257,6 +274,7 @@ def test_messages_are_only_monitored_in_listen_only_mode() -> None:
 
 
 @pytest.mark.parametrize("clear_log", [False, True])
+@pytest.mark.requirement("AP-6.8.1-01-listen-only")
 def test_only_a_restart_is_processed_and_it_is_not_answered(clear_log: bool) -> None:
     diagnostics = listening()
     assert diagnostics.received(RESTART)
@@ -268,6 +286,7 @@ def test_only_a_restart_is_processed_and_it_is_not_answered(clear_log: bool) -> 
     assert diagnostics.received(READ)
 
 
+@pytest.mark.requirement("AP-6.10-send-listen-only")
 def test_what_ends_in_listen_only_mode_says_so_in_the_log() -> None:
     diagnostics = Diagnostics()
     diagnostics.received(READ)

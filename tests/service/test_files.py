@@ -54,6 +54,7 @@ def test_writing_fewer_records_does_not_cut_a_file() -> None:
         ({}, FileGroup(1, 0, 1)),
     ],
 )
+@pytest.mark.requirement("AP-6.14-address")
 def test_records_that_do_not_exist_are_neither_read_nor_written(files: dict[int, int] | None, group: FileGroup) -> None:
     store = FileStore(files)
     with pytest.raises(ExceptionResponseError, match=f"file {group.file} has .* from {group.record}") as reading:
@@ -71,6 +72,7 @@ def test_declared_files_have_their_records() -> None:
     assert store.read(groups) == [b"\x00\x07", b"\x00\x08"]
 
 
+@pytest.mark.requirement("AP-4.5-not-executed", "AP-6.15-address")
 def test_a_write_that_is_refused_changes_no_group() -> None:
     store = FileStore({1: 10})
     with pytest.raises(ExceptionResponseError):
@@ -144,6 +146,7 @@ def test_files_behave_like_plain_arrays(writes: list[list[FileGroup]]) -> None:
 # --- queues -----------------------------------------------------------------------------------
 
 
+@pytest.mark.requirement("AP-6.18-kept")
 def test_a_queue_is_read_oldest_first_and_is_not_emptied() -> None:
     queues = FifoQueues()
     for value in (440, 4740):
@@ -162,6 +165,7 @@ def test_values_leave_a_queue_in_their_order() -> None:
             queues.pop(address)
 
 
+@pytest.mark.requirement("AP-6.18-count")
 def test_a_queue_of_more_than_31_values_cannot_be_read() -> None:
     queues = FifoQueues([0x04DE])
     for value in range(31):
@@ -176,6 +180,7 @@ def test_a_queue_of_more_than_31_values_cannot_be_read() -> None:
 
 
 @pytest.mark.parametrize(("addresses", "address"), [([7], 8), ([], 0), (None, 65536), (None, -1)])
+@pytest.mark.requirement("AP-6.18-address")
 def test_there_is_no_queue_where_none_was_declared(addresses: list[int] | None, address: int) -> None:
     queues = FifoQueues(addresses)
     with pytest.raises(ExceptionResponseError, match=f"there is no queue at {address}") as caught:

@@ -50,6 +50,7 @@ def streamed(identification: Identification, read_code: int) -> list[tuple[int, 
 # --- what there is ----------------------------------------------------------------------------
 
 
+@pytest.mark.requirement("AP-6.21-basic")
 def test_every_device_has_three_basic_objects() -> None:
     assert [number for number, value in streamed(Identification(), 1) if value] == [0, 1, 2]
 
@@ -58,6 +59,7 @@ def test_every_device_has_three_basic_objects() -> None:
     ("more", "conformity"),
     [([], 0x81), ([URL], 0x82), ([PRIVATE], 0x83), ([URL, PRIVATE], 0x83), ([(6, b""), (0xFF, b"")], 0x83)],
 )
+@pytest.mark.requirement("AP-6.21-conformity")
 def test_the_conformity_is_that_of_the_highest_category_with_objects(
     more: list[tuple[int, bytes]], conformity: int
 ) -> None:
@@ -67,12 +69,14 @@ def test_the_conformity_is_that_of_the_highest_category_with_objects(
         assert asked(identification, read_code).conformity == conformity
 
 
+@pytest.mark.requirement("AP-6.21-text")
 def test_values_may_be_text_or_bytes() -> None:
     identification = Identification("Ümlaut", b"\xff", "1", {0x80: "é"})
     assert streamed(identification, 3) == [(0, "Ümlaut".encode()), (1, b"\xff"), (2, b"1"), (0x80, "é".encode())]
 
 
 @pytest.mark.parametrize("number", [7, 0x7F, -1, 0x100])
+@pytest.mark.requirement("AP-6.21-categories")
 def test_an_object_has_an_id_that_is_not_reserved(number: int) -> None:
     assert device((6, b"x"), (0x80, b"x"), (0xFF, b"x")).conformity == 0x83
     with pytest.raises(ConfigurationError, match=r"ids are 00\.\.06 and 80\.\.FF"):
@@ -80,6 +84,7 @@ def test_an_object_has_an_id_that_is_not_reserved(number: int) -> None:
 
 
 @pytest.mark.parametrize("number", [0, 3, 0x80])
+@pytest.mark.requirement("AP-6.21-size")
 def test_an_object_has_at_most_244_bytes(number: int) -> None:
     assert (number, bytes(244)) in streamed(device((number, bytes(244))), 3)
     with pytest.raises(ConfigurationError, match=f"object {number:02X} with 245 bytes"):
@@ -94,6 +99,7 @@ def test_the_length_of_a_text_is_that_of_its_bytes() -> None:
 # --- streams ----------------------------------------------------------------------------------
 
 
+@pytest.mark.requirement("AP-6.21-categories", "AP-6.21-stream")
 def test_a_category_includes_the_ones_below_it() -> None:
     identification = device(URL, PRIVATE)
     assert streamed(identification, 1) == BASIC
@@ -101,6 +107,7 @@ def test_a_category_includes_the_ones_below_it() -> None:
     assert streamed(identification, 3) == [*BASIC, URL, PRIVATE]
 
 
+@pytest.mark.requirement("AP-6.21-higher")
 def test_a_device_answers_at_its_own_level_when_asked_for_more() -> None:
     identification = device()
     for read_code in (2, 3):
@@ -108,16 +115,19 @@ def test_a_device_answers_at_its_own_level_when_asked_for_more() -> None:
         assert (response.read_code, response.conformity, response.objects) == (read_code, 0x81, BASIC)
 
 
+@pytest.mark.requirement("AP-6.21-continue")
 def test_a_stream_continues_where_it_is_asked_to() -> None:
     assert asked(device(URL), 2, 2).objects == [BASIC[2], URL]
 
 
 @pytest.mark.parametrize(("read_code", "object_id"), [(1, 0x55), (1, 3), (2, 0x80), (3, 0x81), (1, 0xFF)])
+@pytest.mark.requirement("AP-6.21-stream-unknown")
 def test_a_stream_from_an_object_that_it_does_not_have_starts_at_object_0(read_code: int, object_id: int) -> None:
     identification = device(URL, PRIVATE)
     assert asked(identification, read_code, object_id) == asked(identification, read_code, 0)
 
 
+@pytest.mark.requirement("AP-6.21-more")
 def test_what_does_not_fit_follows_and_objects_are_not_split() -> None:
     identification = device((3, bytes(200)), (4, bytes(30)), (0x80, bytes(244)))
     first = asked(identification, 3)
@@ -129,6 +139,7 @@ def test_what_does_not_fit_follows_and_objects_are_not_split() -> None:
     assert len(third.encode()) == MAX_PDU_BYTES
 
 
+@pytest.mark.requirement("AP-6.21-more")
 def test_objects_that_just_fit_need_no_second_request() -> None:
     used = sum(2 + len(value) for _, value in BASIC)
     assert asked(device((3, bytes(246 - used - 2))), 2).more_follows == 0
@@ -141,6 +152,7 @@ object_ids = st.integers(0, 6) | st.integers(0x80, 0xFF)
 
 @given(objects=st.dictionaries(object_ids, object_values, max_size=140), start=st.integers(0, 255))
 @settings(deadline=None)
+@pytest.mark.requirement("AP-6.21-stream")
 def test_a_stream_gives_every_object_once_and_ends(objects: dict[int, bytes], start: int) -> None:
     identification = Identification(more=objects)
     for read_code, most in ((1, 2), (2, 6), (3, 255)):
@@ -154,6 +166,7 @@ def test_a_stream_gives_every_object_once_and_ends(objects: dict[int, bytes], st
 # --- one object -------------------------------------------------------------------------------
 
 
+@pytest.mark.requirement("AP-6.21-individual")
 def test_one_object_is_given_alone() -> None:
     identification = device(URL, PRIVATE)
     for number, value in [*BASIC, URL, PRIVATE]:
@@ -163,6 +176,7 @@ def test_one_object_is_given_alone() -> None:
 
 
 @pytest.mark.parametrize("number", [3, 0x54, 0x81, 0xFF])
+@pytest.mark.requirement("AP-6.21-individual-unknown")
 def test_one_object_that_does_not_exist_is_refused(number: int) -> None:
     with pytest.raises(ExceptionResponseError, match=f"there is no object {number:02X}") as caught:
         device(PRIVATE).answer(ReadDeviceIdentificationRequest(4, number))

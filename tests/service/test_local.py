@@ -74,6 +74,7 @@ READS = [
 
 
 @pytest.mark.parametrize(("request_pdu", "response_pdu"), READS)
+@pytest.mark.requirement("AP-4.3-tables", "AP-6.1-layout", "AP-6.2-layout", "AP-6.3-layout", "AP-6.4-layout")
 def test_each_read_reads_its_table_both_ways(request_pdu: str, response_pdu: str) -> None:
     device = example()
     assert asked(device, request_pdu) == response_pdu
@@ -81,6 +82,7 @@ def test_each_read_reads_its_table_both_ways(request_pdu: str, response_pdu: str
 
 
 @pytest.mark.parametrize("pdu", ["0100640001", "0200640001", "0300640001", "0400640001", "0300600005"])
+@pytest.mark.requirement("AP-6.1-address", "AP-6.2-address", "AP-6.3-address", "AP-6.4-address")
 def test_items_that_do_not_exist_are_answered_with_02_the_long_way(pdu: str) -> None:
     device = LocalDevice(Bank(coils=100, discrete_inputs=100, holding_registers=100, input_registers=100))
     assert refused(device, pdu) == ADDRESS
@@ -149,6 +151,7 @@ def test_the_short_way_holds_the_lock_of_the_bank() -> None:
         ("160004FFF00025", "160004FFF00025", "0300040001", "0005"),
     ],
 )
+@pytest.mark.requirement("AP-6.5-layout", "AP-6.6-layout", "AP-6.11-layout", "AP-6.12-layout")
 def test_each_write_writes_its_table_and_is_confirmed(
     request_pdu: str, response_pdu: str, read: str, data: str
 ) -> None:
@@ -162,6 +165,7 @@ def test_each_write_writes_its_table_and_is_confirmed(
     assert [write.context for write in told] == [TCP]
 
 
+@pytest.mark.requirement("AP-6.5-value")
 def test_a_coil_is_switched_off_again() -> None:
     device = LocalDevice()
     for value, state in [("FF00", True), ("0000", False)]:
@@ -172,6 +176,7 @@ def test_a_coil_is_switched_off_again() -> None:
 @pytest.mark.parametrize(
     ("pdu", "before", "after"), [("16000400F20025", 0x12, 0x17), ("1600040F0F00FF", 0xAA55, 0x0AF5)]
 )
+@pytest.mark.requirement("AP-6.16-result")
 def test_a_mask_changes_the_register_as_the_specification_says(pdu: str, before: int, after: int) -> None:
     device = LocalDevice()
     device.bank.write_holding_registers(4, [before])
@@ -179,6 +184,7 @@ def test_a_mask_changes_the_register_as_the_specification_says(pdu: str, before:
     assert device.bank.read_holding_registers(3, 3) == [0, after, 0]
 
 
+@pytest.mark.requirement("AP-6.17-write-first")
 def test_a_read_and_write_writes_before_it_reads() -> None:
     device = LocalDevice()
     assert asked(device, "17000100050001000102" + "00AB") == "170A00AB0000000000000000"
@@ -198,6 +204,9 @@ def test_a_read_and_write_writes_before_it_reads() -> None:
         "0F00000065" + "0D" + "FF" * 13,
     ],
 )
+@pytest.mark.requirement(
+    "AP-4.5-not-executed", "AP-6.5-address", "AP-6.6-address", "AP-6.11-address", "AP-6.12-address", "AP-6.16-address"
+)
 def test_a_write_past_the_end_writes_nothing(pdu: str) -> None:
     device = LocalDevice(Bank(coils=100, holding_registers=100))
     told: list[Write] = []
@@ -216,6 +225,7 @@ def test_a_write_past_the_end_writes_nothing(pdu: str) -> None:
         "17006400010064000102" + "1234",  # neither exists
     ],
 )
+@pytest.mark.requirement("AP-6.17-address")
 def test_a_read_and_write_with_one_range_missing_writes_nothing(pdu: str) -> None:
     # V02: libmodbus looked at the read address alone.
     device = LocalDevice(Bank(holding_registers=100))
@@ -240,6 +250,7 @@ def test_a_change_of_what_is_read_holds_the_lock_from_end_to_end(pdu: str) -> No
 # --- status, counters and identity -------------------------------------------------------------
 
 
+@pytest.mark.requirement("AP-6.7-layout")
 def test_the_exception_status_is_what_the_program_sets() -> None:
     device = LocalDevice()
     assert asked(device, "07") == "0700"
@@ -248,10 +259,12 @@ def test_the_exception_status_is_what_the_program_sets() -> None:
 
 
 @pytest.mark.parametrize("pdu", ["080000A537", "08000012345678"])
+@pytest.mark.requirement("AP-6.8.1-00")
 def test_query_data_comes_back(pdu: str) -> None:
     assert asked(LocalDevice(), pdu) == pdu
 
 
+@pytest.mark.requirement("AP-6.8.1-02", "AP-6.8.1-0A")
 def test_the_diagnostic_register_is_what_the_program_sets_until_it_is_cleared() -> None:
     device = LocalDevice()
     device.diagnostics.diagnostic_register = 0x0121
@@ -273,6 +286,17 @@ def test_the_diagnostic_register_is_what_the_program_sets_until_it_is_cleared() 
         (0x12, "character_overruns"),
     ],
 )
+@pytest.mark.requirement(
+    "AP-6.8.1-0B",
+    "AP-6.8.1-0C",
+    "AP-6.8.1-0D",
+    "AP-6.8.1-0E",
+    "AP-6.8.1-0F",
+    "AP-6.8.1-10",
+    "AP-6.8.1-11",
+    "AP-6.8.1-12",
+    "SL-A-cleared",
+)
 def test_each_counter_is_reported_by_its_sub_function(sub_function: int, counter: str) -> None:
     device = LocalDevice()
     setattr(device.diagnostics, counter, 0x10121)
@@ -281,6 +305,7 @@ def test_each_counter_is_reported_by_its_sub_function(sub_function: int, counter
     assert asked(device, f"0800{sub_function:02X}0000") == f"0800{sub_function:02X}0000"
 
 
+@pytest.mark.requirement("AP-6.8.1-14")
 def test_the_overrun_counter_is_cleared_alone() -> None:
     device = LocalDevice()
     device.diagnostics.character_overruns = device.diagnostics.bus_comm_errors = 5
@@ -288,6 +313,7 @@ def test_the_overrun_counter_is_cleared_alone() -> None:
     assert (device.diagnostics.character_overruns, device.diagnostics.bus_comm_errors) == (0, 5)
 
 
+@pytest.mark.requirement("AP-6.8.1-03")
 def test_the_ascii_delimiter_belongs_to_the_device() -> None:
     device = LocalDevice()
     assert asked(device, "0800030D00") == "0800030D00"
@@ -295,6 +321,7 @@ def test_the_ascii_delimiter_belongs_to_the_device() -> None:
 
 
 @pytest.mark.parametrize(("pdu", "kept"), [("0800010000", True), ("080001FF00", False)])
+@pytest.mark.requirement("AP-6.8.1-01-log")
 def test_a_restart_is_confirmed_and_clears_the_log_only_if_asked_to(pdu: str, kept: bool) -> None:
     device = LocalDevice()
     device.diagnostics.received(bytes.fromhex("0300000001"))
@@ -304,6 +331,7 @@ def test_a_restart_is_confirmed_and_clears_the_log_only_if_asked_to(pdu: str, ke
     assert device.diagnostics.messages == 0
 
 
+@pytest.mark.requirement("AP-6.8.1-01-listen-only")
 def test_listen_only_mode_is_silent_until_a_restart_and_so_is_the_restart() -> None:
     device = LocalDevice()
     seen = [
@@ -313,12 +341,14 @@ def test_listen_only_mode_is_silent_until_a_restart_and_so_is_the_restart() -> N
     assert seen == [(None, True), (None, False), ("0800010000", False)]
 
 
+@pytest.mark.requirement("AP-6.8.1-04-tcp")
 def test_no_client_can_silence_a_device_over_tcp() -> None:
     device = LocalDevice()
     assert refused(device, "0800040000", TCP) == ExceptionCode.ILLEGAL_FUNCTION
     assert not device.diagnostics.listen_only
 
 
+@pytest.mark.requirement("AP-6.9-layout", "AP-6.10-layout")
 def test_the_event_counter_and_the_event_log_are_reported() -> None:
     device = LocalDevice()
     for code in (0, 2):
@@ -328,11 +358,13 @@ def test_the_event_counter_and_the_event_log_are_reported() -> None:
     assert asked(device, "0C") == "0C0A000000010002" + "41804080"
 
 
+@pytest.mark.requirement("AP-6.13-layout")
 def test_a_server_id_ends_with_the_run_status() -> None:
     assert asked(LocalDevice(server_id=b"\x12"), "11") == "110212FF"
     assert asked(LocalDevice(), "11") == "1108" + b"everbus".hex().upper() + "FF"
 
 
+@pytest.mark.requirement("AP-6.21-individual")
 def test_a_device_says_what_it_is() -> None:
     device = LocalDevice(identification=Identification("Acme", "PLC", "1"))
     assert asked(device, "2B0E0400") == "2B0E0481000001" + "0004" + b"Acme".hex().upper()
@@ -342,6 +374,7 @@ def test_a_device_says_what_it_is() -> None:
 # --- files and queues -------------------------------------------------------------------------
 
 
+@pytest.mark.requirement("AP-6.14-layout", "AP-6.15-layout")
 def test_records_are_written_and_read_again() -> None:
     device = LocalDevice()
     write = "150D0600040007000306AF04BE100D"
@@ -355,6 +388,7 @@ def test_files_are_those_of_the_store() -> None:
     assert refused(device, "150906000500000001ABCD") == ADDRESS
 
 
+@pytest.mark.requirement("AP-6.18-layout")
 def test_queues_are_those_of_the_device() -> None:
     queues = FifoQueues([0x04DE])
     device = LocalDevice(queues=queues)
@@ -367,6 +401,7 @@ def test_queues_are_those_of_the_device() -> None:
 # --- what it does not do ----------------------------------------------------------------------
 
 
+@pytest.mark.requirement("AP-6.20-canopen")
 def test_canopen_is_not_supported() -> None:
     device = LocalDevice()
     assert refused(device, "2B0D001F10050000000008") == ExceptionCode.ILLEGAL_FUNCTION

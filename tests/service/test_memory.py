@@ -24,6 +24,7 @@ def missing(table: Table, address: int, count: int) -> str:
 
 
 @pytest.mark.parametrize("table", [BitTable("coil"), RegisterTable("holding register")])
+@pytest.mark.requirement("AP-4.3-size")
 def test_a_table_has_all_its_items_unless_told_otherwise(table: Table) -> None:
     for address, count in [(0, 1), (0, 2000), (LAST, 1), (0, 65536)]:
         assert table.covers(address, count)
@@ -31,6 +32,7 @@ def test_a_table_has_all_its_items_unless_told_otherwise(table: Table) -> None:
         assert not table.covers(address, count)
 
 
+@pytest.mark.requirement("AP-4.4-addresses")
 def test_a_number_is_how_many_items_there_are_from_address_0() -> None:
     # AP 7: 100 registers; start 96 quantity 4 succeeds, quantity 5 does not.
     table = RegisterTable("holding register", 100)
@@ -80,6 +82,7 @@ range_specs = st.lists(
 
 @given(spec=range_specs, address=st.integers(0, 130), count=st.integers(1, 40))
 @settings(deadline=None)
+@pytest.mark.requirement("AP-7-02")
 def test_a_range_exists_if_each_of_its_items_does(
     spec: list[tuple[int, int] | AddressRange], address: int, count: int
 ) -> None:
@@ -107,6 +110,7 @@ def test_every_item_is_zero_at_first() -> None:
     assert BitTable("coil").read(LAST - 1999, 2000) == [False] * 2000
 
 
+@pytest.mark.requirement("AP-4.2-byte-order")
 def test_a_register_is_stored_as_the_wire_carries_it() -> None:
     table = RegisterTable("holding register", 10)
     table.write_wire(3, 2, bytes.fromhex("022B0064"))
@@ -136,6 +140,7 @@ def test_the_last_bits_of_a_table_are_whole_at_any_alignment(size: int) -> None:
         assert not any(table.data)
 
 
+@pytest.mark.requirement("AP-6.1-packing", "AP-6.2-packing", "AP-6.11-packing")
 def test_unused_high_bits_are_ignored_in_writes_and_zero_in_reads() -> None:
     table = BitTable("coil", 16)
     table.write_wire(3, 5, b"\xff")

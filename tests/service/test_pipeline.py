@@ -144,6 +144,7 @@ def waiting(diagnostics: LocalDevice | None = None) -> tuple[Pipeline, Pending, 
 # --- requests ---------------------------------------------------------------------------------
 
 
+@pytest.mark.requirement("TG-4.4.2.2-application")
 def test_a_request_to_a_local_device_is_answered_at_once() -> None:
     bank = Bank()
     bank.write_holding_registers(0, [0x022B, 0x64])
@@ -180,6 +181,7 @@ def test_a_handler_is_told_what_is_asked_and_by_whom() -> None:
         ("0800050000", "8801"),
     ],
 )
+@pytest.mark.requirement("AP-4.1-function-code", "TG-4.4.2.1-function")
 def test_an_illegal_request_never_reaches_a_handler(pdu: str, answer: str) -> None:
     # V11
     result, events = given(AssertionError("the handler was called"), bytes.fromhex(pdu))
@@ -187,6 +189,7 @@ def test_an_illegal_request_never_reaches_a_handler(pdu: str, answer: str) -> No
     assert events == []
 
 
+@pytest.mark.requirement("TG-4.4.2.3-gateway-unit")
 def test_each_unit_has_its_own_device() -> None:
     banks = {unit: Bank() for unit in (1, 2)}
     for unit, bank in banks.items():
@@ -206,6 +209,7 @@ def test_each_unit_has_its_own_device() -> None:
         (UnknownUnit.SILENT, None),
     ],
 )
+@pytest.mark.requirement("AP-7-0A", "AP-7-0B", "TG-4.4.2.3-gateway-unit", "SL-2.2-others")
 def test_an_unknown_unit_gets_what_the_rule_says(rule: UnknownUnit, answer: bytes | None) -> None:
     pipeline = Pipeline(Units({1: Bank()}, rule))
     assert pipeline.answer(Frame(2, READ, 1), TCP) == answer
@@ -213,6 +217,7 @@ def test_an_unknown_unit_gets_what_the_rule_says(rule: UnknownUnit, answer: byte
     assert pipeline.answer(Frame(1, READ, 1), TCP) == bytes.fromhex("030400000000")
 
 
+@pytest.mark.requirement("SEC-R-31")
 def test_what_the_policy_denies_is_answered_with_01_before_the_unit_is_looked_up() -> None:
     device = LocalDevice()
     pipeline = Pipeline(Units({1: device}, UnknownUnit.PATH_UNAVAILABLE), DenyAll())
@@ -228,6 +233,7 @@ def test_a_server_may_know_custom_codes() -> None:
     assert Pipeline(Units(Bank()), table=table).answer(Frame(1, b"\x41x", 1), TCP) == b"\xc1\x01"
 
 
+@pytest.mark.requirement("AP-7-01")
 def test_a_server_may_know_fewer_codes() -> None:
     pipeline = Pipeline(Units(handling(SILENT)), table=FunctionTable.of(ReadCoilsRequest))
     assert pipeline.answer(Frame(1, READ, 1), TCP) == b"\x83\x01"
@@ -250,6 +256,7 @@ def test_a_server_may_know_fewer_codes() -> None:
         (ExceptionResponseError(0xFF), "83FF"),
     ],
 )
+@pytest.mark.requirement("AP-7-vendor", "TG-4.4.2.2-error")
 def test_a_handler_may_give_a_response_or_an_exception(answer: object, pdu: str) -> None:
     result, events = given(answer)
     assert result == bytes.fromhex(pdu)
@@ -260,6 +267,7 @@ def test_a_handler_may_stay_silent() -> None:
     assert given(SILENT) == (None, [])
 
 
+@pytest.mark.requirement("AP-6.20-canopen")
 def test_the_extended_exception_of_canopen_is_passed_through() -> None:
     answer = ExceptionResponse(0x2B, 0xFF, bytes.fromhex("0DEC06020000"))
     result, events = given(answer, bytes.fromhex("2B0D001F10050000000008"))
@@ -297,6 +305,7 @@ def test_the_extended_exception_of_canopen_is_passed_through() -> None:
     ],
     ids=repr,
 )
+@pytest.mark.requirement("AP-7-04")
 def test_whatever_else_a_handler_does_is_answered_with_04_and_reported(answer: object, reason: str) -> None:
     # D1
     result, events = given(answer)
@@ -314,6 +323,14 @@ def test_only_the_extended_exception_of_canopen_carries_data() -> None:
         assert result == bytes.fromhex(answer)
 
 
+@pytest.mark.parametrize("answer", [ExceptionResponse(0x2B, 0xFF), ExceptionResponseError(0xFF)], ids=repr)
+def test_the_extended_exception_without_data_is_the_handlers_failure(answer: object) -> None:
+    result, events = given(answer, bytes.fromhex("2B0D00"))
+    assert result == bytes.fromhex("AB04")
+    assert len(events) == 1
+
+
+@pytest.mark.requirement("AP-4.1-pdu-size")
 def test_a_response_over_253_bytes_is_the_handlers_failure() -> None:
     for size, failed in [(252, False), (253, True)]:
         recorder = Recorder()
@@ -379,6 +396,7 @@ def test_a_handler_may_need_time() -> None:
         (SILENT, None),
     ],
 )
+@pytest.mark.requirement("TG-4.4.2.2-application")
 def test_a_late_answer_is_settled_like_any_other(answer: Answer, pdu: bytes | None) -> None:
     pipeline, pending, recorder = waiting()
     assert pipeline.settle(pending, answer) == pdu
@@ -404,6 +422,7 @@ def test_a_late_answer_that_does_not_fit_is_the_handlers_failure() -> None:
         (GeneratorExit(), b"\x83\x04", EventKind.HANDLER_FAILED),
     ],
 )
+@pytest.mark.requirement("TG-4.4.2.2-error")
 def test_a_late_failure_is_answered_and_reported(error: BaseException, pdu: bytes, kind: EventKind | None) -> None:
     pipeline, pending, recorder = waiting()
     assert pipeline.fail(pending, error) == pdu
@@ -420,6 +439,7 @@ def asked(device: LocalDevice, *pdus: str, connection: ConnectionInfo = TCP) -> 
     return [answer.hex().upper() if isinstance(answer, bytes) else None for answer in answers]
 
 
+@pytest.mark.requirement("AP-6.8.1-0B", "SL-A-server-messages")
 def test_the_counters_move_as_messages_come_and_go() -> None:
     requests = [
         "0300000001",  # message, event
@@ -434,6 +454,7 @@ def test_the_counters_move_as_messages_come_and_go() -> None:
     assert answers[6:] == ["0B00000003", "08000B0008", "08000D0002", "08000E000A", "08000F0000"]
 
 
+@pytest.mark.requirement("AP-6.10-receive")
 def test_the_event_log_shows_receive_and_send_events_newest_first() -> None:
     device = LocalDevice()
     assert asked(device, "0300000001", "0300000000")[-1] == "8303"
@@ -441,12 +462,14 @@ def test_the_event_log_shows_receive_and_send_events_newest_first() -> None:
     assert asked(device, "0C") == ["0C0B" + "0000" + "0001" + "0003" + "80" + "4180" + "4080"]
 
 
+@pytest.mark.requirement("AP-6.9-reset")
 def test_clearing_the_counters_starts_them_at_nothing() -> None:
     answers = asked(LocalDevice(), "0300000001", "41", "08000A0000", "0B", "08000D0000", "08000B0000")
     assert answers[2:] == ["08000A0000", "0B00000000", "08000D0000", "08000B0003"]
 
 
 @pytest.mark.parametrize("restart", ["0800010000", "080001FF00"])
+@pytest.mark.requirement("AP-6.8.1-01-restart", "AP-6.9-reset")
 def test_a_restart_clears_the_counters(restart: str) -> None:
     device = LocalDevice()
     assert asked(device, "0300000001", "41", restart, "0B", "08000B0000")[2:] == [
@@ -459,6 +482,7 @@ def test_a_restart_clears_the_counters(restart: str) -> None:
 
 
 @pytest.mark.parametrize(("code", "counter"), [(6, "busy"), (7, "nak")])
+@pytest.mark.requirement("SL-A-nak", "SL-A-busy")
 def test_what_a_handler_refuses_is_counted_by_its_code(code: int, counter: str) -> None:
     device = Counting(ExceptionResponse(3, code))
     assert asked(device, "0300000002", "0300000002") == [f"830{code}"] * 2
@@ -466,6 +490,7 @@ def test_what_a_handler_refuses_is_counted_by_its_code(code: int, counter: str) 
     assert device.diagnostics.bus_exceptions == 2
 
 
+@pytest.mark.requirement("AP-6.8.1-0F")
 def test_silence_is_counted() -> None:
     device = Counting(SILENT)
     assert asked(device, "0300000002") == [None]
@@ -483,6 +508,7 @@ def test_late_answers_are_counted_when_they_are_settled() -> None:
     assert device.diagnostics.bus_exceptions == 1
 
 
+@pytest.mark.requirement("SL-A-server-messages")
 def test_a_message_to_an_unknown_unit_moves_no_counter() -> None:
     device = LocalDevice()
     pipeline = Pipeline(Units({1: device}))
@@ -490,6 +516,7 @@ def test_a_message_to_an_unknown_unit_moves_no_counter() -> None:
     assert device.diagnostics.messages == 0
 
 
+@pytest.mark.requirement("AP-6.8.1-04")
 def test_listen_only_mode_is_silence_until_a_restart() -> None:
     device = LocalDevice()
     silenced = asked(device, "0800040000", "0300000001", "0600010003", "0B", "0300000000", connection=SERIAL)
@@ -500,6 +527,7 @@ def test_listen_only_mode_is_silence_until_a_restart() -> None:
     assert device.diagnostics.log[:3] == b"\x40\x80\x00"
 
 
+@pytest.mark.requirement("AP-6.8.1-04-tcp")
 def test_listen_only_mode_does_not_exist_over_tcp() -> None:
     assert asked(LocalDevice(), "0800040000", "0300000001") == ["8801", "03020000"]
 

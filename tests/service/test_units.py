@@ -22,6 +22,7 @@ def function(request: AnyRequest, context: RequestContext) -> Answer:
     return SILENT
 
 
+@pytest.mark.requirement("TG-4.4.2.3-unit")
 def test_one_device_answers_every_unit() -> None:
     device = LocalDevice()
     units = Units(device)

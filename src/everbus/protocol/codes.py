@@ -103,6 +103,9 @@ ITEMS_PER_TABLE: Final = 65536
 COIL_ON: Final = 0xFF00
 COIL_OFF: Final = 0x0000
 
+NOT_A_DELIMITER: Final = b"0123456789ABCDEFabcdef:"
+"""What occurs inside ASCII frames: none of these characters can end them (SL 2.5.2.1)."""
+
 MEI_CANOPEN: Final = 0x0D
 MEI_DEVICE_IDENTIFICATION: Final = 0x0E
 

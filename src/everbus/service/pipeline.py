@@ -103,7 +103,7 @@ class Pipeline:
             if station is None:
                 return self._exception(code, self._units.unknown.value, None)
             answer = station.handler.handle(request, context)
-            if isawaitable(answer):
+            if not isinstance(answer, Response) and isawaitable(answer):
                 return Pending(answer, request, context, diagnostics)
             return self._encode(answer, request, diagnostics)
         except (KeyboardInterrupt, SystemExit):
@@ -144,7 +144,7 @@ class Pipeline:
         self, error: BaseException, function_code: int, context: RequestContext, diagnostics: Diagnostics | None
     ) -> bytes | None:
         """The one place where a handler's error becomes an exception code."""
-        if isinstance(error, ExceptionResponseError) and 1 <= error.code <= 0xFF:
+        if isinstance(error, ExceptionResponseError) and _is_legal(ExceptionResponse(function_code, error.code)):
             code = error.code
         else:
             code = ExceptionCode.SERVER_DEVICE_FAILURE
@@ -181,10 +181,12 @@ class Pipeline:
 
 
 def _is_legal(response: ExceptionResponse) -> bool:
-    """A code, and data only in the extended form of 2B/0D (spec.md 1.8)."""
+    """A code; and data in the extended form of 2B/0D (spec.md 1.8), there only and there always."""
     code = response.exception_code
     extended = response.function == FunctionCode.ENCAPSULATED_INTERFACE and code == ExceptionCode.EXTENDED
-    return 1 <= code <= 0xFF and len(response.data) <= (_MOST_EXTENDED_BYTES if extended else 0)
+    if extended:
+        return 1 <= len(response.data) <= _MOST_EXTENDED_BYTES
+    return 1 <= code <= 0xFF and not response.data
 
 
 def _checked(request: AnyRequest, response: Response) -> bytes:

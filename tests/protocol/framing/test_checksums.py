@@ -24,12 +24,14 @@ def bitwise_crc(data: bytes) -> int:
     ("data", "crc"),
     [(b"\x02\x07", 0x1241), (b"123456789", 0x4B37), (b"", 0xFFFF), (bytes.fromhex("010300000001"), 0x0A84)],
 )
+@pytest.mark.requirement("SL-2.5.1.2-crc")
 def test_the_crc_has_its_known_values(data: bytes, crc: int) -> None:
     assert crc16(data) == crc
 
 
 @given(data=st.binary(max_size=256))
 @settings(deadline=None)
+@pytest.mark.requirement("SL-2.5.1.2-crc")
 def test_the_crc_by_table_is_the_crc_by_definition(data: bytes) -> None:
     assert crc16(data) == bitwise_crc(data)
 
@@ -54,6 +56,7 @@ def test_the_table_steps_the_register_by_one_byte(data: bytes) -> None:
 
 @given(data=st.binary(min_size=1, max_size=64), bit=st.integers(0, 511))
 @settings(deadline=None)
+@pytest.mark.requirement("SL-2.5.1.2-bad")
 def test_one_wrong_bit_shows_in_both_checksums(data: bytes, bit: int) -> None:
     at, shift = divmod(bit % (8 * len(data)), 8)
     wrong = data[:at] + bytes((data[at] ^ 1 << shift,)) + data[at + 1 :]
@@ -62,12 +65,14 @@ def test_one_wrong_bit_shows_in_both_checksums(data: bytes, bit: int) -> None:
 
 
 @pytest.mark.parametrize(("data", "lrc"), [("0207", 0xF7), ("", 0), ("FF01", 0), ("F7031389000A", 0x60)])
+@pytest.mark.requirement("SL-2.5.2.2-lrc")
 def test_the_lrc_has_its_known_values(data: str, lrc: int) -> None:
     assert lrc8(bytes.fromhex(data)) == lrc
 
 
 @given(data=st.binary(max_size=254))
 @settings(deadline=None)
+@pytest.mark.requirement("SL-2.5.2.2-lrc")
 def test_the_sum_over_a_frame_and_its_lrc_is_zero(data: bytes) -> None:
     assert sum(data + bytes((lrc8(data),))) % 256 == 0
 

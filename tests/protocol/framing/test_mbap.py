@@ -40,6 +40,7 @@ def fault_of(data: bytes) -> tuple[str, str]:
 # --- frames -----------------------------------------------------------------------------------
 
 
+@pytest.mark.requirement("TG-3.1.2-adu", "TG-3.1.3-header", "TG-3.1.3-protocol")
 def test_the_frame_of_the_guide_is_built_and_read() -> None:
     adu = bytes.fromhex("1501 0000 0006 FF 0300040001")
     assert MbapFramer().encode(0xFF, bytes.fromhex("0300040001"), 0x1501) == adu
@@ -55,11 +56,13 @@ def test_a_new_framer_holds_nothing() -> None:
     assert (framer.pending, framer.fault, framer.statistics()) == (0, None, FramerStatistics())
 
 
+@pytest.mark.requirement("AP-4.1-adu-size")
 def test_the_largest_frame_has_260_bytes() -> None:
     assert (HEADER_BYTES, MAX_ADU_BYTES) == (7, 260)
     assert len(MbapFramer().encode(1, bytes(253))) == MAX_ADU_BYTES
 
 
+@pytest.mark.requirement("TG-3.1.3-length")
 def test_every_length_of_2_to_254_is_a_frame() -> None:
     framer = MbapFramer()
     for length in range(2, 255):
@@ -70,6 +73,7 @@ def test_every_length_of_2_to_254_is_a_frame() -> None:
 
 @given(sent=st.lists(frames, max_size=8), cuts=st.lists(st.integers(0, 2100), max_size=12))
 @settings(deadline=None)
+@pytest.mark.requirement("TG-3.1.2-stream")
 def test_frames_come_out_as_they_went_in_at_any_split(sent: list[Frame], cuts: list[int]) -> None:
     framer = MbapFramer()
     assert fed(framer, split(b"".join(map(encoded, sent)), cuts)) == sent
@@ -77,6 +81,7 @@ def test_frames_come_out_as_they_went_in_at_any_split(sent: list[Frame], cuts: l
     assert (framer.pending, framer.fault) == (0, None)
 
 
+@pytest.mark.requirement("TG-3.1.2-stream")
 def test_no_frame_of_one_segment_is_lost() -> None:
     # V22
     framer = MbapFramer()
@@ -127,6 +132,7 @@ def test_silence_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("cut", range(13))
+@pytest.mark.requirement("TG-3.1.2-boundary")
 def test_a_short_length_ends_the_frame_and_the_rest_is_never_part_of_it(cut: int) -> None:
     # V06: length 3 with six bytes behind: the frame has a PDU of two bytes, whatever its code needs.
     data = bytes.fromhex("0001 0000 0003 01 0600 000A0000 0000")[:13]
@@ -136,6 +142,7 @@ def test_a_short_length_ends_the_frame_and_the_rest_is_never_part_of_it(cut: int
     assert framer.pending == 4
 
 
+@pytest.mark.requirement("TG-3.1.2-boundary")
 def test_a_long_length_takes_the_bytes_of_the_next_frame_and_no_more() -> None:
     first, second = encoded(Frame(1, b"\x07", 1)), encoded(Frame(1, b"\x0b", 2))
     longer = first[:4] + (2 + len(second)).to_bytes(2, "big") + first[6:]
@@ -146,6 +153,7 @@ def test_a_long_length_takes_the_bytes_of_the_next_frame_and_no_more() -> None:
 
 
 @pytest.mark.parametrize("length", [0, 1, 255, 256, 65535])
+@pytest.mark.requirement("TG-3.1.3-length")
 def test_a_length_outside_2_to_254_is_a_fault(length: int) -> None:
     reason, text = fault_of(b"\x00\x01\x00\x00" + length.to_bytes(2, "big"))
     assert reason == "length"
@@ -153,6 +161,7 @@ def test_a_length_outside_2_to_254_is_a_fault(length: int) -> None:
 
 
 @pytest.mark.parametrize("protocol", [1, 0x0100, 0xFFFF])
+@pytest.mark.requirement("TG-4.4.2.1-protocol")
 def test_a_protocol_id_that_is_not_zero_is_a_fault(protocol: int) -> None:
     reason, text = fault_of(b"\x00\x00" + protocol.to_bytes(2, "big") + b"\x00\x06")
     assert reason == "protocol_id"

@@ -143,17 +143,20 @@ def searched(data: bytes, rule: Rule, silent: bool = False, at: int = 0) -> list
 # --- frames -----------------------------------------------------------------------------------
 
 
+@pytest.mark.requirement("SL-2.3-frame", "SL-2.5.1.2-order")
 def test_the_frame_of_the_specification_is_built_and_read() -> None:
     assert RtuFramer("request").encode(2, b"\x07") == bytes.fromhex("02074112")
     assert RtuFramer("request").feed(bytes.fromhex("02074112")) == [Frame(2, b"\x07")]
 
 
+@pytest.mark.requirement("AP-4.1-adu-size")
 def test_frames_have_4_to_256_bytes() -> None:
     assert MIN_ADU_BYTES == len(adu(Frame(1, b"\x07"))) == 4
     assert MAX_ADU_BYTES == len(adu(Frame(1, bytes(253)))) == 256
 
 
 @pytest.mark.parametrize("direction", ["request", "response"])
+@pytest.mark.requirement("SL-2.5.1.1-gap-inside")
 def test_every_function_code_is_read_whole_and_byte_by_byte(direction: Direction) -> None:
     sent = [Frame(17, pdu) for pdu in PDUS[direction]]
     stream = b"".join(map(adu, sent))
@@ -176,6 +179,7 @@ def test_frames_come_out_as_they_went_in_at_any_split(direction: Direction, data
     assert framer.pending == 0
 
 
+@pytest.mark.requirement("SL-2.5.1.1-size")
 def test_the_largest_frame_is_read_and_one_byte_more_is_never_a_frame() -> None:
     largest = Frame(1, bytes.fromhex("15FB0600010000007A") + b"\x5a\xa5" * 122)
     framer = RtuFramer("request")
@@ -269,6 +273,7 @@ def test_what_comes_out_and_what_is_counted_does_not_depend_on_the_split(data: s
         ("garbage", "request", "A55AFF00 1103006B00037687 A55AFF00", READ),
     ],
 )
+@pytest.mark.requirement("SL-2.5.1.1-resync", "SL-2.5.1.2-bad")
 def test_the_good_frame_is_found_beside(name: str, direction: Direction, text: str, frame: Frame) -> None:
     for pieces in ([bytes.fromhex(text)], singly(bytes.fromhex(text))):
         framer = RtuFramer(direction)
@@ -296,6 +301,7 @@ def test_the_search_for_objects_ends_at_the_largest_pdu() -> None:
     assert framer.feed(bytes(256) + adu(ANSWER)) == [ANSWER]
 
 
+@pytest.mark.requirement("SL-2.5.1.1-size")
 def test_noise_holds_at_most_one_frame() -> None:
     framer = RtuFramer("response")
     for _ in range(600):
@@ -348,6 +354,7 @@ def test_silence_ends_the_wait_and_what_is_behind_is_found() -> None:
         assert (framer.pending, framer.gap()) == (0, [])
 
 
+@pytest.mark.requirement("SL-2.5.1.1-silence")
 def test_silence_forgets_the_first_half_of_a_frame() -> None:
     framer = RtuFramer("request")
     assert framer.feed(adu(READ)[:4]) == []
@@ -358,6 +365,7 @@ def test_silence_forgets_the_first_half_of_a_frame() -> None:
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("text", ["410102", "00", "7F", "2B0D001F10050000000008", "08000012345678", "41" * 253])
+@pytest.mark.requirement("SL-2.5.1.1-silence")
 def test_silence_alone_ends_what_nothing_else_does(direction: Direction, text: str) -> None:
     frame = Frame(1, bytes.fromhex(text))
     for pieces in ([adu(frame)], singly(adu(frame))):
@@ -388,6 +396,7 @@ def test_a_frame_that_only_silence_ends_may_follow_another() -> None:
         ("request", adu(Frame(1, b"\x41" * 254))),
     ],
 )
+@pytest.mark.requirement("SL-2.5.1.1-silence")
 def test_silence_makes_no_frame_of(direction: Direction, data: bytes) -> None:
     framer = RtuFramer(direction)
     assert framer.feed(data) + framer.gap() == []
@@ -425,6 +434,7 @@ def test_only_silence_ends_a_pdu_whose_length_nothing_tells(text: str, predictio
 # --- a line that others share -----------------------------------------------------------------
 
 
+@pytest.mark.requirement("SL-2.5.1.1-shared-line")
 def test_requests_are_given_out_and_answers_followed() -> None:
     stream = adu(READ) + adu(ANSWER) + adu(OURS) + adu(READ) + adu(REFUSAL) + adu(OURS)
     for pieces in ([stream], singly(stream)):
@@ -435,6 +445,7 @@ def test_requests_are_given_out_and_answers_followed() -> None:
 
 
 @pytest.mark.parametrize("pdu", [pdu for pdu in PDUS["request"] if pdu in PDUS["response"]])
+@pytest.mark.requirement("SL-2.5.1.1-shared-line")
 def test_an_echo_is_the_answer_to_the_request_before_it(pdu: bytes) -> None:
     framer = RtuFramer("line")
     request = Frame(17, pdu)
@@ -449,6 +460,7 @@ def test_an_echo_from_another_unit_is_a_request() -> None:
     assert framer.feed(adu(other)) == []
 
 
+@pytest.mark.requirement("SL-2.5.1.1-shared-line")
 def test_a_broadcast_has_no_answer() -> None:
     framer = RtuFramer("line")
     broadcast = Frame(0, WRITE.pdu)

@@ -38,6 +38,7 @@ def refusal(pdu: Pdu) -> ExceptionCode | None:
 # --- reads ------------------------------------------------------------------------------------
 
 
+@pytest.mark.requirement("AP-6.1-layout", "AP-6.2-layout")
 def test_the_examples_of_the_specification_read_as_it_says() -> None:
     request = ReadCoilsRequest.parse(bytes.fromhex("0100130013"))
     response = ReadCoilsResponse.parse(bytes.fromhex("0103CD6B05"))
@@ -70,6 +71,7 @@ def test_the_examples_of_the_specification_read_as_it_says() -> None:
     ],
 )
 @pytest.mark.parametrize("kind", READS)
+@pytest.mark.requirement("AP-6.1-quantity", "AP-6.2-quantity")
 def test_a_read_asks_for_1_to_2000_bits_inside_the_table(
     kind: type[ReadBitsRequest[ReadBitsResponse]], address: int, quantity: int, code: ExceptionCode | None
 ) -> None:
@@ -84,6 +86,7 @@ def test_a_response_has_1_to_250_bytes(kind: type[ReadBitsResponse], size: int, 
 
 @given(kind=st.sampled_from(READS), bits=st.lists(st.booleans(), min_size=1, max_size=2000))
 @settings(deadline=None)
+@pytest.mark.requirement("AP-6.1-byte-count", "AP-6.1-packing", "AP-6.2-byte-count", "AP-6.2-packing")
 def test_a_response_made_for_a_request_fits_it(kind: type[ReadBitsRequest[ReadBitsResponse]], bits: list[bool]) -> None:
     request = kind(0, len(bits))
     response = request.respond(iter(bits))
@@ -101,6 +104,7 @@ def test_a_response_with_another_number_of_bits_is_not_made() -> None:
 
 
 @pytest.mark.parametrize(("quantity", "size"), [(18, 2), (18, 4), (8, 2), (9, 1), (2000, 249)])
+@pytest.mark.requirement("AP-6.1-byte-count", "AP-6.2-byte-count")
 def test_a_response_with_another_number_of_bytes_does_not_fit(quantity: int, size: int) -> None:
     problem = ReadCoilsRequest(0, quantity).mismatch(ReadCoilsResponse(bytes(size)))
     assert problem == f"{quantity} bits need byte count {-(-quantity // 8)}, not {size}"
@@ -117,6 +121,7 @@ def test_a_single_coil_is_switched_on_and_off() -> None:
 
 @pytest.mark.parametrize("value", [1, 0xFF, 0xFF01, 0xFFFF, 0x1234])
 @pytest.mark.parametrize("kind", [WriteSingleCoilRequest, WriteSingleCoilResponse])
+@pytest.mark.requirement("AP-6.5-value")
 def test_a_coil_is_neither_on_nor_off_with_any_other_value(
     kind: type[WriteSingleCoilRequest | WriteSingleCoilResponse], value: int
 ) -> None:
@@ -126,6 +131,7 @@ def test_a_coil_is_neither_on_nor_off_with_any_other_value(
     assert caught.value.exception_code == ExceptionCode.ILLEGAL_DATA_VALUE
 
 
+@pytest.mark.requirement("AP-6.5-layout")
 def test_a_single_coil_is_confirmed_by_its_echo() -> None:
     request = WriteSingleCoilRequest.of(8, on=True)
     assert request.respond().encode() == request.encode()
@@ -137,6 +143,7 @@ def test_a_single_coil_is_confirmed_by_its_echo() -> None:
 # --- 0F ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.requirement("AP-6.11-layout")
 def test_the_example_of_the_specification_writes_ten_coils() -> None:
     pdu = bytes.fromhex("0F0013000A02CD01")
     request = WriteMultipleCoilsRequest.parse(pdu)
@@ -171,6 +178,7 @@ def test_bits_are_not_named_where_the_byte_count_does_not_fit_them() -> None:
         (65528, 9, 1, ExceptionCode.ILLEGAL_DATA_VALUE),  # the byte count is checked first
     ],
 )
+@pytest.mark.requirement("AP-6.11-quantity")
 def test_a_write_has_1_to_1968_coils_their_bytes_and_a_place(
     address: int, quantity: int, size: int, code: ExceptionCode | None
 ) -> None:
@@ -179,6 +187,7 @@ def test_a_write_has_1_to_1968_coils_their_bytes_and_a_place(
 
 @given(address=st.integers(0, 60000), bits=st.lists(st.booleans(), min_size=1, max_size=1968))
 @settings(deadline=None)
+@pytest.mark.requirement("AP-6.11-packing")
 def test_a_write_carries_its_bits(address: int, bits: list[bool]) -> None:
     request = WriteMultipleCoilsRequest.of(address, iter(bits))
     assert refusal(request) is None

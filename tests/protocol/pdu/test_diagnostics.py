@@ -53,6 +53,7 @@ def malformed(kind: type[Pdu], pdu: str) -> str:
 
 
 @pytest.mark.parametrize("kind", BARE)
+@pytest.mark.requirement("AP-4.1-no-data-field")
 def test_a_bare_request_is_its_function_code_and_nothing_else(kind: type[BareRequest[Any]]) -> None:
     pdu = bytes((kind.function_code,))
     assert kind.parse(pdu).encode() == pdu
@@ -71,6 +72,7 @@ def test_bare_requests_are_equal_by_kind_alone() -> None:
 # --- 07 ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.requirement("AP-6.7-layout")
 def test_the_exception_status_is_one_byte_and_no_byte_count() -> None:
     response = ReadExceptionStatusResponse.parse(bytes.fromhex("076D"))
     assert response.fields() == {"status": 0x6D}
@@ -84,6 +86,7 @@ def test_the_exception_status_is_one_byte_and_no_byte_count() -> None:
 
 
 @pytest.mark.parametrize("pdu", ["080000A537", "08000012345678", "080000" + "AB" * 250])
+@pytest.mark.requirement("AP-6.8.1-00")
 def test_query_data_of_any_number_of_words_comes_back(pdu: str) -> None:
     request = DiagnosticsRequest.parse(bytes.fromhex(pdu))
     assert refusal(request) is None
@@ -99,6 +102,7 @@ def test_query_data_of_any_number_of_words_comes_back(pdu: str) -> None:
 
 @pytest.mark.parametrize("pdu", ["08", "0800", "08000000", "080000123456"])
 @pytest.mark.parametrize("kind", [DiagnosticsRequest, DiagnosticsResponse])
+@pytest.mark.requirement("AP-6.8-layout")
 def test_diagnostics_are_a_sub_function_and_whole_words(kind: type[Pdu], pdu: str) -> None:
     assert f"{len(pdu) // 2} bytes are not a sub-function and whole words" in malformed(kind, pdu)
 
@@ -110,6 +114,7 @@ def test_a_sub_function_without_data_has_a_structure_but_is_not_legal() -> None:
 
 
 @pytest.mark.parametrize("sub_function", [*range(0x05, 0x0A), 0x13, 0x15, 0x16, 0xFFFF])
+@pytest.mark.requirement("AP-6.8-sub-function")
 def test_a_reserved_sub_function_is_not_known(sub_function: int) -> None:
     for data in (b"\x00\x00", b"", b"\x12\x34\x56\x78"):
         assert refusal(DiagnosticsRequest(sub_function, data)) == FUNCTION
@@ -118,6 +123,7 @@ def test_a_reserved_sub_function_is_not_known(sub_function: int) -> None:
 
 
 @pytest.mark.parametrize("sub_function", list(DiagnosticCode))
+@pytest.mark.requirement("AP-6.8-data")
 def test_every_sub_function_takes_one_word_and_only_query_data_takes_more(sub_function: int) -> None:
     for kind in (DiagnosticsRequest, DiagnosticsResponse):
         assert refusal(kind(sub_function, b"\x00\x00")) is None
@@ -138,6 +144,7 @@ def test_every_sub_function_takes_one_word_and_only_query_data_takes_more(sub_fu
         (0x14, ["0000"], ["0001"]),
     ],
 )
+@pytest.mark.requirement("AP-6.8-data", "AP-6.8.1-03")
 def test_the_data_of_a_request_is_what_its_sub_function_allows(
     sub_function: int, legal: list[str], illegal: list[str]
 ) -> None:
@@ -164,6 +171,7 @@ def test_an_echo_that_differs_does_not_fit(sub_function: int) -> None:
     assert request.mismatch(DiagnosticsResponse(sub_function, b"\x00\x01")) == "the echo says 0001, not 0000"
 
 
+@pytest.mark.requirement("AP-6.8-layout")
 def test_a_response_of_another_sub_function_does_not_fit() -> None:
     problem = DiagnosticsRequest(0x0B, b"\x00\x00").mismatch(DiagnosticsResponse(0x0C, b"\x00\x00"))
     assert problem == "sub-function 000C answers 000B"
@@ -181,6 +189,7 @@ def test_a_refusal_names_what_it_refuses() -> None:
 # --- 0B and 0C --------------------------------------------------------------------------------
 
 
+@pytest.mark.requirement("AP-6.9-layout")
 def test_the_event_counter_has_a_status_and_a_count() -> None:
     response = GetCommEventCounterResponse.parse(bytes.fromhex("0BFFFF0108"))
     assert response.fields() == {"status": 0xFFFF, "event_count": 264}
@@ -190,6 +199,7 @@ def test_the_event_counter_has_a_status_and_a_count() -> None:
 
 
 @pytest.mark.parametrize(("pdu", "events"), [("0C080000010801212000", [0x20, 0]), ("0C06000001080121", [])])
+@pytest.mark.requirement("AP-6.10-layout")
 def test_the_event_log_has_counters_and_events(pdu: str, events: list[int]) -> None:
     response = GetCommEventLogResponse.parse(bytes.fromhex(pdu))
     assert response.fields() == {
@@ -204,11 +214,13 @@ def test_the_event_log_has_counters_and_events(pdu: str, events: list[int]) -> N
 
 
 @pytest.mark.parametrize("pdu", ["0C", "0C0400000108", "0C07000001080121", "0C0600000108012120"])
+@pytest.mark.requirement("AP-6.10-layout")
 def test_an_event_log_is_as_long_as_it_says(pdu: str) -> None:
     assert "the byte count does not fit" in malformed(GetCommEventLogResponse, pdu)
 
 
 @pytest.mark.parametrize(("events", "code"), [(64, None), (65, VALUE)])
+@pytest.mark.requirement("AP-6.10-log")
 def test_an_event_log_has_at_most_64_events(events: int, code: ExceptionCode | None) -> None:
     response = GetCommEventLogResponse(0, 0, 0, bytes(events))
     assert refusal(response) == code
@@ -218,6 +230,7 @@ def test_an_event_log_has_at_most_64_events(events: int, code: ExceptionCode | N
 # --- 11 ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.requirement("AP-6.13-layout")
 def test_a_server_id_is_bytes_that_only_the_device_understands() -> None:
     response = ReportServerIdResponse.parse(bytes.fromhex("110212FF"))
     assert response.fields() == {"byte_count": 2, "data_hex": "12ff"}

@@ -34,6 +34,7 @@ def predicted(kind: type[Pdu], data: bytes, start: int, end: int) -> int:
     ("pdu", "code", "text"),
     [("2B", VALUE, "the MEI type is missing"), ("2B0F0100", FUNCTION, "MEI type 0F is not known")],
 )
+@pytest.mark.requirement("AP-6.19-mei")
 def test_a_missing_type_is_answered_with_03_and_an_unknown_one_with_01(
     pdu: str, code: ExceptionCode, text: str
 ) -> None:
@@ -43,6 +44,7 @@ def test_a_missing_type_is_answered_with_03_and_an_unknown_one_with_01(
         assert caught.value.exception_code == code
 
 
+@pytest.mark.requirement("AP-6.19-mei")
 def test_each_interface_has_its_own_classes() -> None:
     assert type(EncapsulatedRequest.parse(bytes.fromhex("2B0E0100"))) is ReadDeviceIdentificationRequest
     assert type(EncapsulatedRequest.parse(bytes.fromhex("2B0D00"))) is CanOpenRequest
@@ -53,6 +55,7 @@ def test_each_interface_has_its_own_classes() -> None:
 # --- 0E ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.requirement("AP-6.21-request")
 def test_a_request_has_a_read_code_and_an_object() -> None:
     request = ReadDeviceIdentificationRequest.parse(bytes.fromhex("2B0E0102"))
     assert request.fields() == {"mei_type": 14, "read_code": 1, "object_id": 2}
@@ -60,6 +63,7 @@ def test_a_request_has_a_read_code_and_an_object() -> None:
 
 
 @pytest.mark.parametrize("pdu", ["2B0E", "2B0E01", "2B0E010000"])
+@pytest.mark.requirement("AP-6.21-request")
 def test_a_request_has_four_bytes(pdu: str) -> None:
     with pytest.raises(PduError, match=f"a request has 4 bytes, this one {len(pdu) // 2}") as caught:
         ReadDeviceIdentificationRequest.parse(bytes.fromhex(pdu))
@@ -67,6 +71,7 @@ def test_a_request_has_four_bytes(pdu: str) -> None:
 
 
 @pytest.mark.parametrize(("read_code", "legal"), [(0, False), (1, True), (4, True), (5, False), (255, False)])
+@pytest.mark.requirement("AP-6.21-read-code")
 def test_a_read_code_is_one_of_four(read_code: int, legal: bool) -> None:
     request = ReadDeviceIdentificationRequest(read_code, 0x80)
     if legal:
@@ -77,6 +82,7 @@ def test_a_read_code_is_one_of_four(read_code: int, legal: bool) -> None:
     assert caught.value.exception_code == VALUE
 
 
+@pytest.mark.requirement("AP-6.21-response")
 def test_a_response_lists_its_objects_as_text_where_they_are_text() -> None:
     pdu = bytes.fromhex("2B0E0281FF0302 00 03 414243 80 02 C3FF")
     response = ReadDeviceIdentificationResponse.parse(pdu)
@@ -119,6 +125,7 @@ def test_an_object_id_may_come_twice() -> None:
         ("2B0E0101000000 00 01 41", "1 objects came, 0 were announced"),
     ],
 )
+@pytest.mark.requirement("AP-6.21-response")
 def test_a_response_whose_objects_do_not_fill_it_is_refused(pdu: str, text: str) -> None:
     with pytest.raises(PduError, match=text) as caught:
         ReadDeviceIdentificationResponse.parse(bytes.fromhex(pdu))
@@ -165,6 +172,7 @@ def test_other_canopen_data_stays_bytes(data: str) -> None:
 
 @given(data=st.binary(max_size=251))
 @settings(deadline=None)
+@pytest.mark.requirement("AP-6.20-canopen")
 def test_canopen_passes_through_as_bytes(data: bytes) -> None:
     pdu = b"\x2b\x0d" + data
     assert CanOpenRequest.parse(pdu).encode() == pdu

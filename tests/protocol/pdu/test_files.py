@@ -44,6 +44,7 @@ def group_to_write(record_count: int) -> FileGroup:
 # --- 14 ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.requirement("AP-6.14-layout")
 def test_the_example_of_the_specification_reads_two_groups() -> None:
     pdu = bytes.fromhex("140E0600040001000206000300090002")
     request = ReadFileRecordRequest.parse(pdu)
@@ -69,6 +70,7 @@ def test_the_example_of_the_specification_reads_two_groups() -> None:
 
 
 @pytest.mark.parametrize("pdu", ["14", "140706000100", "14080600010000000100", "1406060001000000"])
+@pytest.mark.requirement("AP-6.14-byte-count")
 def test_a_read_is_whole_groups_of_seven_bytes(pdu: str) -> None:
     assert "the byte count does not fit" in malformed(ReadFileRecordRequest, pdu)
 
@@ -91,16 +93,19 @@ def test_a_read_is_whole_groups_of_seven_bytes(pdu: str) -> None:
         (FileGroup(0, 0, 0), VALUE),
     ],
 )
+@pytest.mark.requirement("AP-6.14-type", "AP-6.14-address")
 def test_a_group_to_read_exists_and_its_records_fit_a_response(group: FileGroup, code: ExceptionCode | None) -> None:
     assert refusal(ReadFileRecordRequest([group])) == code
     assert refusal(ReadFileRecordRequest([FileGroup(1, 0, 1), group])) == (VALUE if group.record_count == 121 else code)
 
 
 @pytest.mark.parametrize(("groups", "code"), [(0, VALUE), (1, None), (35, None), (36, VALUE)])
+@pytest.mark.requirement("AP-6.14-byte-count")
 def test_a_read_has_1_to_35_groups(groups: int, code: ExceptionCode | None) -> None:
     assert refusal(ReadFileRecordRequest([FileGroup(1, 0, 1)] * groups)) == code
 
 
+@pytest.mark.requirement("AP-6.14-fits")
 def test_every_legal_read_has_a_response_that_fits_a_pdu() -> None:
     # V12: the sum over all groups counts, for each number of them.
     for groups in range(36):
@@ -150,6 +155,7 @@ def test_a_response_survives_the_wire(groups: list[bytes]) -> None:
 # --- 15 ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.requirement("AP-6.15-layout")
 def test_the_example_of_the_specification_writes_three_records() -> None:
     pdu = bytes.fromhex("150D0600040007000306AF04BE100D")
     request = WriteFileRecordRequest.parse(pdu)
@@ -163,6 +169,7 @@ def test_the_example_of_the_specification_writes_three_records() -> None:
 
 
 @pytest.mark.parametrize("kind", [WriteFileRecordRequest, WriteFileRecordResponse])
+@pytest.mark.requirement("AP-6.15-byte-count")
 def test_groups_that_are_cut_off_are_refused(kind: type[Pdu]) -> None:
     assert "the data length does not fit" in malformed(kind, "15")
     assert "the data length does not fit" in malformed(kind, "150906000100000001AB")
@@ -191,6 +198,7 @@ def test_groups_that_are_cut_off_are_refused(kind: type[Pdu]) -> None:
         ([FileGroup(0, 0, 1, bytes(2)), group_to_write(0)], VALUE),
     ],
 )
+@pytest.mark.requirement("AP-6.15-byte-count", "AP-6.15-address")
 def test_a_write_has_9_to_251_bytes_of_existing_records(groups: list[FileGroup], code: ExceptionCode | None) -> None:
     assert refusal(WriteFileRecordRequest(groups)) == code
     assert refusal(WriteFileRecordResponse(groups)) == code
@@ -200,6 +208,7 @@ def test_the_largest_write_fills_a_pdu() -> None:
     assert len(WriteFileRecordRequest([group_to_write(122)]).encode()) == 253
 
 
+@pytest.mark.requirement("AP-6.15-layout")
 def test_an_echo_that_differs_does_not_confirm_a_write() -> None:
     request = WriteFileRecordRequest([FileGroup(1, 2, 1, b"\x00\x05")])
     for other in [(2, 2, 1, b"\x00\x05"), (1, 3, 1, b"\x00\x05"), (1, 2, 1, b"\x00\x06")]:
@@ -214,6 +223,7 @@ def test_a_refusal_names_the_group() -> None:
 # --- 18 ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.requirement("AP-6.18-layout")
 def test_the_example_of_the_specification_reads_two_queued_values() -> None:
     request = ReadFifoQueueRequest.parse(bytes.fromhex("1804DE"))
     assert request.fields() == {"fifo_address": 0x04DE}
@@ -239,11 +249,13 @@ def test_a_request_for_a_queue_has_three_bytes(pdu: str) -> None:
         ("1800030000AB", "byte count 3 and FIFO count 0 do not fit 6 bytes"),
     ],
 )
+@pytest.mark.requirement("AP-6.18-layout")
 def test_a_queue_whose_counts_do_not_fit_is_refused(pdu: str, problem: str) -> None:
     assert problem in malformed(ReadFifoQueueResponse, pdu)
 
 
 @pytest.mark.parametrize(("count", "code"), [(0, None), (31, None), (32, VALUE)])
+@pytest.mark.requirement("AP-6.18-count")
 def test_a_queue_has_at_most_31_values(count: int, code: ExceptionCode | None) -> None:
     response = ReadFifoQueueResponse.of(list(range(count)))
     assert refusal(response) == code

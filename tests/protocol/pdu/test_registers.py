@@ -46,6 +46,7 @@ def refusal(pdu: Pdu) -> ExceptionCode | None:
 # --- reads ------------------------------------------------------------------------------------
 
 
+@pytest.mark.requirement("AP-6.3-layout", "AP-6.4-layout")
 def test_the_examples_of_the_specification_read_as_it_says() -> None:
     request = ReadHoldingRegistersRequest.parse(bytes.fromhex("03006B0003"))
     response = ReadHoldingRegistersResponse.parse(bytes.fromhex("0306022B00000064"))
@@ -69,6 +70,7 @@ def test_the_examples_of_the_specification_read_as_it_says() -> None:
     ],
 )
 @pytest.mark.parametrize("kind", READS)
+@pytest.mark.requirement("AP-6.3-quantity", "AP-6.4-quantity")
 def test_a_read_asks_for_1_to_125_registers_inside_the_table(
     kind: type[ReadRegistersRequest[ReadRegistersResponse]],
     address: int,
@@ -99,6 +101,7 @@ def test_an_odd_byte_count_stays_bytes_and_is_named_in_the_refusal() -> None:
 
 @given(kind=st.sampled_from(READS), values=st.lists(words, min_size=1, max_size=125))
 @settings(deadline=None)
+@pytest.mark.requirement("AP-6.3-byte-count", "AP-6.4-byte-count")
 def test_a_response_made_for_a_request_fits_it(
     kind: type[ReadRegistersRequest[ReadRegistersResponse]], values: list[int]
 ) -> None:
@@ -122,6 +125,7 @@ def test_a_response_with_another_number_of_registers_is_not_made(
 
 
 @pytest.mark.parametrize(("quantity", "size"), [(1, 4), (2, 2), (125, 248)])
+@pytest.mark.requirement("AP-6.3-byte-count", "AP-6.4-byte-count")
 def test_a_response_with_another_number_of_bytes_does_not_fit(quantity: int, size: int) -> None:
     problem = ReadHoldingRegistersRequest(0, quantity).mismatch(ReadHoldingRegistersResponse(bytes(size)))
     assert problem == f"{quantity} registers need byte count {2 * quantity}, not {size}"
@@ -130,6 +134,7 @@ def test_a_response_with_another_number_of_bytes_does_not_fit(quantity: int, siz
 # --- 06 ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.requirement("AP-6.6-layout")
 def test_a_single_register_is_confirmed_by_its_echo() -> None:
     request = WriteSingleRegisterRequest.parse(bytes.fromhex("0600010003"))
     assert request.fields() == {"address": 1, "value": 3}
@@ -140,6 +145,7 @@ def test_a_single_register_is_confirmed_by_its_echo() -> None:
 
 
 @pytest.mark.parametrize("value", [0, 1, 0x8000, 0xFFFF])
+@pytest.mark.requirement("AP-6.6-value")
 def test_a_single_register_takes_any_value(value: int) -> None:
     assert refusal(WriteSingleRegisterRequest(65535, value)) is None
 
@@ -147,6 +153,7 @@ def test_a_single_register_takes_any_value(value: int) -> None:
 # --- 10 ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.requirement("AP-6.12-layout")
 def test_the_example_of_the_specification_writes_two_registers() -> None:
     pdu = bytes.fromhex("100001000204000A0102")
     request = WriteMultipleRegistersRequest.parse(pdu)
@@ -176,6 +183,7 @@ def test_registers_are_not_named_where_the_byte_count_is_odd() -> None:
         (65535, 2, 2, VALUE),  # the byte count is checked first
     ],
 )
+@pytest.mark.requirement("AP-6.12-quantity")
 def test_a_write_has_1_to_123_registers_their_bytes_and_a_place(
     address: int, quantity: int, size: int, code: ExceptionCode | None
 ) -> None:
@@ -216,6 +224,7 @@ def test_a_mask_changes_the_bits_that_it_names(pdu: str, before: int, after: int
 
 @given(current=words, and_mask=words, or_mask=words)
 @settings(deadline=None)
+@pytest.mark.requirement("AP-6.16-result")
 def test_each_bit_of_a_mask_keeps_or_sets_its_own_bit(current: int, and_mask: int, or_mask: int) -> None:
     result = MaskWriteRegisterRequest(0, and_mask, or_mask).apply(current)
     for bit in range(16):
@@ -224,6 +233,7 @@ def test_each_bit_of_a_mask_keeps_or_sets_its_own_bit(current: int, and_mask: in
     assert result >> 16 == 0
 
 
+@pytest.mark.requirement("AP-6.16-layout")
 def test_a_mask_write_is_confirmed_by_its_echo() -> None:
     request = MaskWriteRegisterRequest(4, 0xF2, 0x25)
     assert request.fields() == {"address": 4, "and_mask": 0xF2, "or_mask": 0x25}
@@ -237,6 +247,7 @@ def test_a_mask_write_is_confirmed_by_its_echo() -> None:
 
 @pytest.mark.parametrize("pdu", ["16", "16000400F200", "16000400F2002500"])
 @pytest.mark.parametrize("kind", [MaskWriteRegisterRequest, MaskWriteRegisterResponse])
+@pytest.mark.requirement("AP-6.16-layout")
 def test_a_mask_write_has_seven_bytes(
     kind: type[MaskWriteRegisterRequest | MaskWriteRegisterResponse], pdu: str
 ) -> None:
@@ -248,6 +259,7 @@ def test_a_mask_write_has_seven_bytes(
 # --- 17 ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.requirement("AP-6.17-layout")
 def test_the_example_of_the_specification_writes_three_registers_and_reads_six() -> None:
     pdu = bytes.fromhex("1700030006000E00030600FF00FF00FF")
     request = ReadWriteMultipleRegistersRequest.parse(pdu)
@@ -289,6 +301,7 @@ def test_what_is_written_is_not_named_where_its_byte_count_is_odd() -> None:
         ((65535, 2), (0, 2), 2, VALUE),  # the byte count is checked before the addresses
     ],
 )
+@pytest.mark.requirement("AP-6.17-quantity", "AP-6.17-order")
 def test_both_quantities_then_the_byte_count_then_both_ranges_are_checked(
     read: tuple[int, int], write: tuple[int, int], size: int, code: ExceptionCode | None
 ) -> None:

@@ -123,6 +123,7 @@ RESPONSES = {
 # --- the public codes -------------------------------------------------------------------------
 
 
+@pytest.mark.requirement("AP-5.1-public")
 def test_the_public_table_knows_every_public_code_and_no_other() -> None:
     assert [code for code in range(256) if code in PUBLIC] == [int(code) for code in FunctionCode]
 
@@ -163,6 +164,7 @@ def test_a_length_that_is_predicted_early_does_not_change_with_more_bytes(code: 
 
 
 @pytest.mark.parametrize("pdu", ["00", "41", "5A0001", "80", "83", "FF00"])
+@pytest.mark.requirement("AP-7-01")
 def test_an_unknown_function_code_is_answered_with_01(pdu: str) -> None:
     for read in (PUBLIC.parse_request, PUBLIC.decode_request):
         with pytest.raises(PduError, match=f"function code {pdu[:2]} is not known") as caught:

@@ -10,7 +10,7 @@ from binascii import unhexlify
 from typing import Final
 
 from everbus.errors import FramingError, UsageError
-from everbus.protocol.codes import MAX_PDU_BYTES
+from everbus.protocol.codes import MAX_PDU_BYTES, NOT_A_DELIMITER
 from everbus.protocol.framing.base import Frame, FramerStatistics
 from everbus.protocol.framing.checksums import lrc8
 
@@ -24,7 +24,6 @@ _MIN_DIGITS: Final = 6
 
 _COLON: Final = b":"
 _RETURN: Final = b"\r"
-_NOT_A_DELIMITER: Final = b"0123456789ABCDEFabcdef:\r"
 
 
 class AsciiFramer:
@@ -56,7 +55,7 @@ class AsciiFramer:
     def delimiter(self, character: int) -> None:
         if not 0 <= character <= 255:
             raise UsageError(f"delimiter {character} is not a character of 0..255")
-        if character in _NOT_A_DELIMITER:
+        if character in NOT_A_DELIMITER:
             raise UsageError(f"delimiter {chr(character)!r} occurs inside frames: it cannot end them")
         self._delimiter = bytes((character,))
 

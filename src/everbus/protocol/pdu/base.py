@@ -160,13 +160,12 @@ class ExceptionResponse:
             PduError: it does not have exactly two bytes, or the extended form's length lies.
         """
         function = pdu[0] & ~EXCEPTION_BIT
-        if len(pdu) == 2:
+        extended = function == FunctionCode.ENCAPSULATED_INTERFACE and pdu[1:2] == bytes((ExceptionCode.EXTENDED,))
+        if len(pdu) == 2 and not extended:
             return cls(function, pdu[1])
-        extended = len(pdu) >= 4 and pdu[1] == ExceptionCode.EXTENDED
-        extended = extended and function == FunctionCode.ENCAPSULATED_INTERFACE and len(pdu) > 4
-        if extended and len(pdu) == 4 + (pdu[2] << 8 | pdu[3]):
+        if extended and len(pdu) > 4 and len(pdu) == 4 + (pdu[2] << 8 | pdu[3]):
             return cls(function, pdu[1], pdu[4:])
-        raise malformed(function, f"an exception response has 2 bytes, this one {len(pdu)}")
+        raise malformed(function, f"an exception response has 2 bytes, or a true length after FF to 2B; not these {len(pdu)}")
 
     def encode(self) -> bytes:
         """The response's bytes."""

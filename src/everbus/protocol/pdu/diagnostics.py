@@ -9,6 +9,7 @@ from typing import ClassVar, Final, Generic, Self, TypeVar
 from everbus.errors import PduError
 from everbus.protocol.codes import (
     MAX_EVENT_LOG_BYTES,
+    NOT_A_DELIMITER,
     DiagnosticCode,
     ExceptionCode,
     FunctionCode,
@@ -51,6 +52,15 @@ _ECHOED = frozenset(
 )
 
 R = TypeVar("R", bound=Response)
+
+
+def _known(sub_function: int) -> DiagnosticCode:
+    """The sub-function, or exception 01 (AP 6.8.2)."""
+    try:
+        return DiagnosticCode(sub_function)
+    except ValueError:
+        text = f"diagnostics: sub-function {sub_function:04X} is not known"
+        raise PduError(ExceptionCode.ILLEGAL_FUNCTION, text) from None
 
 
 class BareRequest(Request[R], Generic[R]):
@@ -122,17 +132,15 @@ class _Diagnostics(Pdu):
 
     @classmethod
     def parse(cls, pdu: bytes) -> Self:
+        sub_function = int.from_bytes(pdu[1 : _SUB_FUNCTION.size], "big")
         if len(pdu) < _SUB_FUNCTION.size or len(pdu) % 2 == 0:
+            if len(pdu) >= _SUB_FUNCTION.size:
+                _known(sub_function)  # that is asked first (AP 6.8.2)
             raise malformed(cls.function_code, f"{len(pdu)} bytes are not a sub-function and whole words")
-        _, sub_function = _SUB_FUNCTION.unpack_from(pdu)
         return cls(sub_function, pdu[_SUB_FUNCTION.size :])
 
     def check(self) -> None:
-        try:
-            code = DiagnosticCode(self.sub_function)
-        except ValueError:
-            text = f"diagnostics: sub-function {self.sub_function:04X} is not known"
-            raise PduError(ExceptionCode.ILLEGAL_FUNCTION, text) from None
+        code = _known(self.sub_function)
         words, rest = divmod(len(self.data), 2)
         if rest or not words or (words > 1 and code is not DiagnosticCode.RETURN_QUERY_DATA):
             raise malformed(self.function_code, f"{code.name.lower()} does not take {len(self.data)} bytes of data")
@@ -167,7 +175,7 @@ class DiagnosticsRequest(_Diagnostics, Request[DiagnosticsResponse]):
         if self.sub_function == DiagnosticCode.RESTART_COMMUNICATIONS:
             legal = self.data in (_NOTHING, RESTART_CLEARING_LOG)
         elif self.sub_function == DiagnosticCode.CHANGE_ASCII_DELIMITER:
-            legal = self.data[1] == 0
+            legal = self.data[1] == 0 and self.data[0] not in NOT_A_DELIMITER
         else:
             legal = self.data == _NOTHING
         if not legal:

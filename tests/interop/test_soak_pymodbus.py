@@ -5,62 +5,24 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
-import venv
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
-from tests.soak.servers import wait_until_it_listens
+from tests.interop.support import PEERS, python_with, serving
+from tools.environments import PYMODBUS_LEAKY
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+pytestmark = [pytest.mark.interop, pytest.mark.timeout(600)]
 
-pytestmark = [pytest.mark.interop, pytest.mark.slow, pytest.mark.timeout(600)]
-
-PYMODBUS = "pymodbus==3.7.4"
-ENVIRONMENT = Path(__file__).resolve().parents[2] / ".venvs" / "pymodbus-3.7.4"
 CYCLES = 400
-SERVER = """
-import asyncio, sys
-from pymodbus.datastore import ModbusSequentialDataBlock, ModbusServerContext, ModbusSlaveContext
-from pymodbus.server import StartAsyncTcpServer
-
-device = ModbusSlaveContext(hr=ModbusSequentialDataBlock(0, [42] * 100))
-context = ModbusServerContext(slaves=device, single=True)
-asyncio.run(StartAsyncTcpServer(context, address=("127.0.0.1", int(sys.argv[1]))))
-"""
 
 
 @pytest.fixture(scope="module")
-def pymodbus_python() -> Path:
-    """The interpreter of an environment with that version, made once and kept."""
-    folder = "Scripts" if sys.platform == "win32" else "bin"
-    path = ENVIRONMENT / folder / "python"
-    python = str(path)
-    probe = [python, "-c", "import pymodbus, sys; sys.exit(pymodbus.__version__ != '3.7.4')"]
-    if not path.exists() or subprocess.run(probe, check=False, capture_output=True).returncode:
-        venv.create(ENVIRONMENT, clear=True, with_pip=True)
-        install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", PYMODBUS]
-        subprocess.run(install, check=True, timeout=300)
-    return path
-
-
-@contextmanager
-def pymodbus_server(python: Path) -> Iterator[tuple[int, int]]:
-    """Its asyncio TCP server as a process; its port and pid."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    with subprocess.Popen([python, "-c", SERVER, str(port)], stderr=subprocess.DEVNULL) as process:
-        try:
-            wait_until_it_listens(process.pid, port)
-            yield port, process.pid
-        finally:
-            process.kill()
+def python() -> Path:
+    return python_with(PYMODBUS_LEAKY)
 
 
 def soak(*arguments: str) -> tuple[int, dict[str, Any]]:
@@ -73,11 +35,12 @@ def soak(*arguments: str) -> tuple[int, dict[str, Any]]:
         timeout=120,
         check=False,
     )
+    assert done.stdout, done.stderr
     return done.returncode, json.loads(done.stdout)
 
 
-def test_pymodbus_374_is_convicted(pymodbus_python: Path) -> None:
-    with pymodbus_server(pymodbus_python) as (port, pid):
+def test_pymodbus_374_is_convicted(python: Path) -> None:
+    with serving(python, PEERS / "pymodbus_leaky_server.py") as (port, pid):
         code, found = soak(f"tcp://127.0.0.1:{port}", "--pid", str(pid))
     assert code == 1
     assert (found["ok"], found["verdict"], found["cycles"], found["failed"]) == (False, "leak", CYCLES, 0)

@@ -12,16 +12,18 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 COMPILE := --quiet --upgrade --strip-extras --no-header --no-annotate \
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host
 QUICK := -m pytest -q -m "not slow" -n 2
+SOAK_S := 600
+FUZZ_S := 60
 
 # The first Python on the path that is new enough and can make environments.
 PYTHON = $(shell for python in python3.11 python3.12 python3.13 python3 python; do \
 	"$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
 	&& { echo "$$python"; exit; }; done)
 
-.PHONY: help serve test quick lint types format others suite coverage compare figures pins clean
+.PHONY: help serve test quick lint types format others suite coverage bench bench-quick soak fuzz figures pins clean
 
 help:  ## Show this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
 serve: $(RUN)  ## Run a Modbus TCP server on 127.0.0.1:5020 with values that move
 	$(BIN)/everbus serve --demo
@@ -39,6 +41,7 @@ lint: $(DEV)  ## Style, layers, the mirror of the tests, the public API
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python tools/mirror.py
 	$(BIN)/python tools/public_api.py --check
+	$(BIN)/python tools/conformance.py --check
 
 types: $(DEV)  ## Types: all of the code strictly, and the public API as editors see it
 	$(BIN)/mypy
@@ -70,10 +73,21 @@ coverage: suite  ## The whole suite, then coverage line by line in htmlcov/index
 	$(BIN)/coverage report
 	$(BIN)/coverage html --quiet
 
-compare: $(DEV)  ## everbus beside pymodbus, interleaved in one run, as a ratio
-	$(BIN)/python -m bench.compare
+bench: $(DEV)  ## everbus beside its peers on a quiet machine, 15 minutes; kept in bench/results
+	$(BIN)/python -m bench
+	$(BIN)/python -m tools.figures --write
 
-figures: $(DEV)  ## Measure the figures of README.md anew, on a quiet machine, and write them there
+bench-quick: $(DEV)  ## The same in two minutes, nothing kept
+	$(BIN)/python -m bench --quick
+
+soak: $(DEV)  ## Ten minutes of every abuse at random on everbus serve; the report goes to docs/soak
+	$(BIN)/everbus soak --scenario mixed --duration $(SOAK_S) --report docs/soak/report.md --json > docs/soak/report.json
+	$(BIN)/python -m tools.figures --write
+
+fuzz: $(DEV)  ## Coverage-guided fuzzing of framers, decoders and sessions, FUZZ_S seconds each
+	$(BIN)/python -m tests.fuzz.campaign $(FUZZ_S)
+
+figures: $(DEV)  ## Measure the churn comparison of README.md anew, and render all of its figures
 	$(BIN)/python -m tools.figures --measure
 
 pins:  ## Resolve requirements/*.txt anew, on the oldest supported Python

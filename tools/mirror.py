@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-FREE_FOLDERS = frozenset({"conformance", "contract", "fuzz", "interop", "lifecycle", "tools"})
+FREE_FOLDERS = frozenset({"bench", "conformance", "contract", "fuzz", "interop", "lifecycle", "tools"})
 WITHOUT_TEST = frozenset({"__init__.py", "__main__.py"})
 
 

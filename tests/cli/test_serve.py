@@ -307,6 +307,7 @@ def test_what_can_never_be_bound_is_exit_3(tmp_path: Path) -> None:
         ("--stop-timeout -1", "x>=0"),
         ("--stop-timeout nan", "stop_timeout_s"),
         ("--log-format xml", "'text', 'json'"),
+        ("--loop trio", "'asyncio', 'uvloop'"),
         ("--bogus", "serve --help"),
         ("extra", "serve --help"),
     ],
@@ -381,12 +382,37 @@ def test_when_full_it_does_as_it_is_told() -> None:
         assert ask(one) == ask(two) == ZERO
 
 
+# The event loop
+
+
+@pytest.mark.slow
+def test_it_serves_on_the_loop_that_was_named() -> None:
+    with serving(*ANYWHERE, "--loop", "uvloop") as server:
+        assert asked(server.urls[0]) == ZERO
+        assert "uvloop" in Path(f"/proc/{server.process.pid}/maps").read_text()
+    with serving(*ANYWHERE) as server:
+        assert "uvloop" not in Path(f"/proc/{server.process.pid}/maps").read_text()
+
+
+@pytest.mark.usefixtures("logging_as_before")
+def test_a_loop_that_is_not_installed_is_a_mistake(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    assert run(["serve", *ANYWHERE, "--loop", "uvloop"]) == 2
+    error, hint = capfd.readouterr().err.splitlines()
+    assert error == "error: --loop uvloop: it is not installed"
+    assert "pip install 'everbus[uvloop]'" in hint
+
+
 # Signals
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_stops_it_and_it_exits_0(number: signal.Signals) -> None:
-    with serving(*ANYWHERE) as server, client(server.urls[0]) as idle:
+@pytest.mark.parametrize(
+    ("number", "loop"), [(signal.SIGTERM, "asyncio"), (signal.SIGINT, "asyncio"), (signal.SIGTERM, "uvloop")]
+)
+def test_a_signal_stops_it_and_it_exits_0(number: signal.Signals, loop: str) -> None:
+    with serving(*ANYWHERE, "--loop", loop) as server, client(server.urls[0]) as idle:
         assert ask(idle) == ZERO
         server.signal(number)
         assert idle.recv(1) == b""

@@ -1,0 +1,60 @@
+"""``python -m bench``: measure, print, keep."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from bench import tables
+from bench.hotpath import profile
+from bench.plots import draw
+from bench.reach import PROMISES
+from bench.rounds import Plan, measure
+
+RESULTS: Final = Path(__file__).resolve().parent / "results"
+_QUICK: Final = Plan(rounds=5, seconds=0.25)
+
+
+def keep(document: dict[str, Any], hot: str, folder: Path) -> None:
+    """Write the raw figures, the tables, the pictures and the profile."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "bench.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    (folder / "bench.md").write_text(tables.everything(document), encoding="utf-8")
+    (folder / "profile.txt").write_text(hot, encoding="utf-8")
+    draw(document, folder)
+
+
+def main() -> int:
+    """Do what was asked; 1 when a promise is missed by a whole run."""
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="two minutes, nothing kept")
+    parser.add_argument("--rounds", type=int, default=Plan().rounds)
+    parser.add_argument("--seconds", type=float, default=Plan().seconds, help="of each round")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="the folder that a whole run is kept in")
+    parser.add_argument("--profile", action="store_true", help="only profile the hot path")
+    options = parser.parse_args()
+    begin = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"{time.monotonic() - begin:6.0f} s  {text}", file=sys.stderr, flush=True)
+
+    if options.profile:
+        print(profile(10))
+        return 0
+    document = measure(_QUICK if options.quick else Plan(options.rounds, options.seconds), say)
+    say("profile of the hot path")
+    hot = profile(2 if options.quick else 10)
+    print(tables.everything(document))
+    print(hot)
+    if options.quick:
+        return 0
+    keep(document, hot, options.results)
+    return 1 if any(promise.verdict(document) == "MISSED" for promise in PROMISES) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""What the servers are asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+__all__ = ["CASES", "CHURN_CONNECTIONS", "IDLE_CONNECTIONS", "Case"]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A closed loop: so many connections, each with so many requests in flight.
+
+    Args:
+        connections: 1 or more.
+        in_flight: requests in flight on each, 1..64.
+        operation: ``read`` (function code 03) or ``write`` (10 hex).
+        registers: in each request, 1..125, 123 to write.
+    """
+
+    connections: int
+    in_flight: int
+    operation: str
+    registers: int
+
+    @property
+    def name(self) -> str:
+        """Its key in the results."""
+        return f"{self.connections}x{self.in_flight}-{self.operation}-{self.registers}"
+
+    @property
+    def title(self) -> str:
+        """Words for people."""
+        flight = "1 in flight" if self.in_flight == 1 else f"{self.in_flight} in flight"
+        plural = "connection" if self.connections == 1 else "connections"
+        return f"{self.connections} {plural}, {flight}, {self.operation} {self.registers}"
+
+    @property
+    def arguments(self) -> list[str]:
+        """What the load generator is told, the time apart."""
+        return ["closed", str(self.connections), str(self.in_flight), self.operation, str(self.registers)]
+
+
+CASES: Final = (
+    Case(1, 1, "read", 10),
+    Case(50, 1, "read", 10),
+    Case(500, 1, "read", 10),
+    Case(1, 16, "read", 10),
+    Case(50, 16, "read", 10),
+    Case(500, 16, "read", 10),
+    Case(50, 1, "read", 125),
+    Case(50, 1, "write", 10),
+)
+CHURN_CONNECTIONS: Final = 8
+"""Connect, read, close: so many at a time."""
+
+IDLE_CONNECTIONS: Final = 10_000

@@ -1,0 +1,41 @@
+"""A run's document, made up."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+from bench.cases import CASES
+from bench.contenders import FLOOR, OWN
+from tools.environments import PYMODBUS, TMODBUS
+
+RATES = {OWN: 60_000.0, FLOOR: 100_000.0, PYMODBUS: 15_000.0, TMODBUS: 30_000.0}
+KEYS = {"p50_us": 100.0, "p99_us": 200.0, "p999_us": 300.0, "server_cpu_us": 12.5, "memory_bytes": 26 << 20}
+
+
+def made_up(**changes: float) -> dict[str, Any]:
+    """Every case alike, but for the rates of some servers."""
+    rates = RATES | changes
+    case = {name: {"median": {"per_s": rate, "lost": 0.0, **KEYS}, "rounds": []} for name, rate in rates.items()}
+    seconds = {name: {"median": {"s": 0.25}, "rounds": []} for name in rates}
+    idle: dict[str, Any] = {name: {"connections": 10_000, "bytes_each": 3000} for name in rates}
+    idle[PYMODBUS] = {"connections": 0, "why": "refused"}
+    about = {
+        "date": "2026-01-02",
+        "machine": "m, 2 cores",
+        "python": "3.11.7",
+        "everbus": "1.0",
+        "rounds": 5,
+        "seconds": 1.0,
+        "load_generator": "C",
+        "pinned": True,
+    }
+    return {
+        "about": about,
+        "missing": {"libmodbus": "it is not there"},
+        "cases": {one.name: deepcopy(case) for one in CASES},
+        "churn": case,
+        "import": seconds,
+        "start": seconds,
+        "idle": idle,
+    }

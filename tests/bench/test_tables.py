@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+from bench import tables
+from bench.reach import PROMISES
+from tests.bench.documents import made_up
+from tools.environments import PYMODBUS
+
+
+def test_everything_has_ratios_before_rates() -> None:
+    text = tables.everything(made_up())
+    assert text.index("times the rate of") < text.index("requests a second |")
+    assert "| 50 connections, 1 in flight, read 10 | 60,000 | 100,000 | 15,000 | 30,000 |" in text
+    assert "| 50 connections, 1 in flight, read 10 | 0.60 | 4.00 | 2.00 |" in text
+    assert "Not here: libmodbus: it is not there." in text
+    assert "never answered: none." in text
+    assert "| not reached |" in text
+
+
+def test_each_promise_has_its_line() -> None:
+    lines = tables.promises(made_up()).splitlines()
+    assert len(lines) == 2 + len(PROMISES)
+    assert lines[2].endswith("| 0.60 | at least 0.5, aim 0.6 | aim reached |")
+
+
+def test_requests_that_were_lost_are_named() -> None:
+    document = made_up()
+    document["cases"]["50x16-read-10"][PYMODBUS]["median"]["lost"] = 750.0
+    assert "never answered: 1x1-read-10: 750 by pymodbus 3.16.1" in tables.everything(
+        document
+    )  # all cases are one here
+
+
+def test_the_machine_and_the_versions_are_named() -> None:
+    said = tables.about(made_up())
+    for part in ("2026-01-02", "m, 2 cores", "Python 3.11.7", "everbus 1.0", "pymodbus 3.16.1", "tmodbus 1.1.0"):
+        assert part in said

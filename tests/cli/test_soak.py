@@ -10,19 +10,23 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from everbus.cli import soak
 from everbus.cli.main import run
-from everbus.resources import process_tree
+from everbus.resources import listening_addresses, process_tree
+from everbus.soak.scenarios import SCENARIOS
 from tests.soak.servers import running
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 BRIEF = ("soak", "--cycles", "60", "--pause", "0.1", "--grace", "0.3")
+LONG = ("soak", "--duration", "3600", "--grace", "0.3")
 EVERBUS = (sys.executable, "-m", "everbus")
 
 
@@ -51,7 +55,7 @@ def test_our_own_server_is_clean(capfd: pytest.CaptureFixture[str]) -> None:
     assert ": 60 of 60 cycles, " in lines[0]
     assert lines[0].endswith(" a second, 0 failed")
     assert "open descriptors over time" in out
-    (row,) = (line for line in lines if "listening sockets" in line)
+    (row,) = (line for line in lines if line.startswith("│ listening sockets"))
     assert [cell.strip() for cell in row.strip("│").split("│")] == ["listening sockets", "1", "1", "1", "+0"]
     assert lines[-1].startswith("clean: all 60 cycles answered, ")
     assert "\x1b" not in out
@@ -65,8 +69,9 @@ def test_a_leak_is_named_as_a_leak(capfd: pytest.CaptureFixture[str]) -> None:
     lines = capfd.readouterr().out.splitlines()
     assert code == 1
     assert lines[-1].startswith("leak: 40 listening sockets more than at the start after 40 cycles, 1.00 per cycle")
-    assert lines[-2].startswith("listening at the end and not at the start: 127.0.0.1:")
-    assert lines[-2].endswith(" and 30 more")
+    assert lines[-3].startswith("listening at the end and not at the start: 127.0.0.1:")
+    assert lines[-3].endswith(" and 30 more")
+    assert lines[-2].startswith("criterion: ")
 
 
 @pytest.mark.slow
@@ -113,6 +118,57 @@ def test_a_pid_that_does_not_listen_there_is_pointed_at(capfd: pytest.CaptureFix
     assert capfd.readouterr().err == note
 
 
+# --- files ------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_picture_and_a_report_of_polite_clients_too(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [
+            *(*EVERBUS, "soak", "--duration", "1.5", "--pause", "0", "--grace", "0.3", "--rate", "50", "--polite", "2"),
+            *("--plot", "run.png", "--report", "run.md", "--json"),
+        ],
+        capture_output=True,
+        cwd=tmp_path,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0
+    document = json.loads(done.stdout)
+    assert document["options"]["duration_s"] == 1.5
+    assert document["polite"]["clients"] == 2
+    assert 30 <= document["cycles"] <= 80
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "run.png",
+        "run.md",
+        "run-plot.svg",
+        "run-process.csv",
+        "run-polite.csv",
+    }
+    assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
+    report = (tmp_path / "run.md").read_text(encoding="utf-8")
+    assert f"**{document['reason']}**" in report
+    assert f"Criterion: {document['criterion']}" in report
+    assert done.stderr.endswith("note: run.png is written\nnote: run.md is written\n")
+
+
+@pytest.mark.slow
+def test_a_report_that_fails_in_the_end_takes_no_result_away(tmp_path: Path) -> None:
+    (tmp_path / "run.svg").symlink_to("/dev/full")
+    with running("clean") as server:
+        done = subprocess.run(
+            [*EVERBUS, *BRIEF, str(server.endpoint), "--plot", "run.svg", "--report", "run.html", "--json"],
+            capture_output=True,
+            cwd=tmp_path,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["verdict"] == "clean"
+    assert "note: run.svg could not be written: " in done.stderr
+    assert (tmp_path / "run.html").exists()
+
+
 # --- mistakes ---------------------------------------------------------------------------------
 
 
@@ -122,7 +178,15 @@ def test_a_pid_that_does_not_listen_there_is_pointed_at(capfd: pytest.CaptureFix
         (("ftp://127.0.0.1",), "scheme 'ftp' is not one of"),
         (("tcp://127.0.0.1:0",), "port 0 is no port to connect to"),
         (("tcp://",), "there is no host"),
-        (("127.0.0.1", "--scenario", "nothing"), "'nothing' is not 'churn'"),
+        (("127.0.0.1", "--scenario", "nothing"), "'nothing' is not one of 'churn', 'flood', 'half-open', "),
+        (("127.0.0.1", "--scenario", "half-open", "--duration", "20", "--hold", "20"), "half-open judges after"),
+        (("127.0.0.1", "--duration", "0"), "0.0 is not in the range"),
+        (("127.0.0.1", "--rate", "0"), "0.0 is not in the range"),
+        (("127.0.0.1", "--polite", "101"), "101 is not in the range"),
+        (("127.0.0.1", "--plot", "run.gif"), "run.gif: a picture is a .png or an .svg file"),
+        (("127.0.0.1", "--plot", "/no/such/run.svg"), "/no/such/run.svg cannot be written: No such file or directory"),
+        (("127.0.0.1", "--report", "run.txt"), "run.txt: a report is a .md or an .html file"),
+        (("127.0.0.1", "--report", "/no/such/run.md"), "/no/such/run.md cannot be written: No such file"),
         (("127.0.0.1", "--cycles", "0"), "0 is not in the range"),
         (("127.0.0.1", "--pid", "99999999"), "--pid: there is no process 99999999"),
         (("--pid", "1"), "--pid goes with the URL"),
@@ -159,7 +223,7 @@ def test_nobody_listens(capfd: pytest.CaptureFixture[str]) -> None:
     assert err == f"error: {message}\n  try: is a server running at {url}? everbus serve starts one on port 5020\n"
 
 
-# --- a server of our own ----------------------------------------------------------------------
+# --- interrupted ------------------------------------------------------------------------------
 
 
 _AS_IN_A_TERMINAL = """
@@ -170,31 +234,58 @@ sys.exit(main())
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_interrupted_it_leaves_no_server_behind(number: signal.Signals) -> None:
+@contextmanager
+def under_way(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A long run against a server of its own; yields its process and the number of the server's."""
     with subprocess.Popen(
-        [sys.executable, "-c", _AS_IN_A_TERMINAL, "soak", "--cycles", "1000000", "--json"],
+        [sys.executable, "-c", _AS_IN_A_TERMINAL, *LONG, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
         until(lambda: len(process_tree(process.pid)) == 2)
         own = process_tree(process.pid)[1]
-        time.sleep(0.3)
+        until(lambda: bool(listening_addresses(own)))
+        time.sleep(0.5)
+        yield process, own
+        with pytest.raises(ProcessLookupError):
+            os.kill(own, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_interrupted_it_judges_what_was_seen(tmp_path: Path, number: signal.Signals) -> None:
+    report = tmp_path / "run.html"
+    with under_way("--json", "--report", str(report)) as (process, _):
         process.send_signal(number)
+        out, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    document = json.loads(out)
+    assert document["interrupted"]
+    assert document["verdict"] == "clean"
+    assert document["cycles"] > 0
+    assert document["duration_s"] < 60
+    assert " s, interrupted</td>" in report.read_text(encoding="utf-8")
+    assert "Traceback" not in err
+
+
+@pytest.mark.slow
+def test_interrupted_twice_it_ends_at_once() -> None:
+    with under_way("--json", "--grace", "600") as (process, _):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=20)
     assert process.returncode == 130
     assert json.loads(out)["error"]["kind"] == "interrupted"
     assert "Traceback" not in err
-    with pytest.raises(ProcessLookupError):
-        os.kill(own, 0)
 
 
 def test_the_signals_are_as_they_were(capfd: pytest.CaptureFixture[str]) -> None:
-    before = signal.getsignal(signal.SIGTERM)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
     assert run((*BRIEF, f"127.0.0.1:{free_port()}")) == 3
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert [signal.getsignal(number) for number in numbers] == before
 
 
 def test_it_runs_in_a_thread(capfd: pytest.CaptureFixture[str]) -> None:
@@ -203,32 +294,6 @@ def test_it_runs_in_a_thread(capfd: pytest.CaptureFixture[str]) -> None:
     thread.start()
     thread.join()
     assert codes == [3]
-
-
-def serve_instead(monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    monkeypatch.setattr(soak, "_SERVE", ("-c", script))
-
-
-def test_a_server_of_our_own_that_does_not_start(
-    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    serve_instead(monkeypatch, 'import sys; sys.exit(\'{"event": "no luck"}\')')
-    assert run(BRIEF) == 3
-    assert capfd.readouterr().err == (
-        'error: the server of our own did not start; it said: {"event": "no luck"}\n'
-        "  try: everbus serve, or give the URL of a server\n"
-    )
-
-
-@pytest.mark.slow
-def test_a_server_of_our_own_that_says_nothing_and_does_not_stop(
-    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    serve_instead(monkeypatch, "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)")
-    monkeypatch.setattr(soak, "_READY_S", 0.7)
-    monkeypatch.setattr(soak, "_STOP_S", 0.2)
-    assert run(BRIEF) == 3
-    assert "it said: nothing" in capfd.readouterr().err
 
 
 # --- how it looks -----------------------------------------------------------------------------
@@ -293,39 +358,10 @@ def test_a_reader_that_goes_away_does_not_change_the_verdict() -> None:
         assert process.returncode == 0
 
 
-@pytest.mark.parametrize(
-    ("top", "least", "ticks"),
-    [
-        (0, 1, [0, 1]),
-        (3, 1, [0, 1, 2, 3]),
-        (9, 1, [0, 2, 4, 6, 8, 10]),
-        (407, 1, [0, 100, 200, 300, 400, 500]),
-        (2055, 1, [0, 500, 1000, 1500, 2000, 2500]),
-        (0.3, 0, [0, 0.2, 0.4, 0.6, 0.8, 1]),
-        (4.6, 0, [0, 1, 2, 3, 4, 5]),
-    ],
-)
-def test_ticks_are_round(top: float, least: float, ticks: list[float]) -> None:
-    assert soak._ticks(top, least) == pytest.approx(ticks)
-
-
-@pytest.mark.parametrize(
-    ("line", "url"),
-    [
-        ('{"event": "ready", "endpoints": ["tcp://127.0.0.1:4711"]}', "tcp://127.0.0.1:4711"),
-        ('{"event": "accept_failed", "endpoints": ["tcp://127.0.0.1:4711"]}', ""),
-        ('{"event": "ready", "endpoints": []}', ""),
-        ('{"message": "no event"}', ""),
-        ('"ready"', ""),
-        ("everbus ready", ""),
-    ],
-)
-def test_the_line_that_says_ready(line: str, url: str) -> None:
-    assert soak._url_in(line) == url
-
-
 def test_help_says_how_it_ends(capfd: pytest.CaptureFixture[str]) -> None:
     assert run(("soak", "--help")) == 0
     out = capfd.readouterr().out
-    for word in ("--cycles", "--pause-at", "--pid", "--grace", "--json", "0 clean, 1 convicted"):
+    for word in ("--cycles", "--duration", "--rate", "--polite", "--pid", "--plot", "--report", "0 clean, 1 convicted"):
         assert word in out
+    said = " ".join(out.split())
+    assert all(f"{name}: {scenario.summary}." in said for name, scenario in SCENARIOS.items())

@@ -97,7 +97,7 @@ class Server:
         elif self.mode == "leaks_in_child":
             self.kept.append(subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=-1))
         elif self.mode == "closes_late":
-            await asyncio.sleep(1)
+            await asyncio.sleep(2)
         writer.close()
         await writer.wait_closed()
 
@@ -115,10 +115,10 @@ class Running:
 
 
 @contextmanager
-def running(mode: str) -> Iterator[Running]:
+def running(mode: str, script: str = __file__) -> Iterator[Running]:
     """A server as a process of its own, ended with the block."""
     with subprocess.Popen(
-        [sys.executable, __file__, mode], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, script, mode], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         try:

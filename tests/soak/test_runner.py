@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import subprocess
 import threading
 import time
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
 
 from everbus.client.endpoint import Endpoint
-from everbus.errors import ConfigurationError, ConnectError
-from everbus.soak import runner
+from everbus.errors import ConnectError
+from everbus.soak import runner, tally
+from everbus.soak.polite import OwnDelay
+from everbus.soak.result import PartCount
 from everbus.soak.runner import SoakOptions, SoakResult, soak
-from everbus.soak.scenarios import SCENARIOS, CycleFailedError, FailureKind, Target
+from everbus.soak.scenarios import SCENARIOS, Defaults, Scenario
+from everbus.soak.target import CutShortError, CycleFailedError, FailureKind, Link, Target
 from everbus.soak.verdicts import Verdict
+from tests.soak import faulty
 from tests.soak.servers import running
 
 if TYPE_CHECKING:
@@ -25,15 +29,18 @@ if TYPE_CHECKING:
 
 ANYWHERE = Endpoint("tcp", host="127.0.0.1", port=9)
 BRIEF = SoakOptions(cycles=60, pause_at=30, pause_s=0.1, timeout_s=2.0, settle_s=0.3, grace_s=0.3)
+NO_FAILURES = dict.fromkeys((kind.value for kind in FailureKind), 0)
 
 pytestmark = pytest.mark.slow
 
 
-class MadeUp:
+class MadeUp(Scenario):
     """A scenario that records its cycles and does as it is told."""
 
     name = "made-up"
     summary = "nothing"
+    criterion = "Nothing convicts."
+    defaults = Defaults(cycles=60, concurrency=1, polite=0)
 
     def __init__(self) -> None:
         self.numbers: list[int] = []
@@ -63,39 +70,12 @@ def fail(kind: FailureKind, connected: bool = True) -> None:
     raise CycleFailedError(kind, f"it was {kind}", connected)
 
 
-# --- options ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("cycles", 0),
-        ("pause_at", -1),
-        ("pause_s", -0.1),
-        ("concurrency", 0),
-        ("concurrency", 1001),
-        ("unit", 256),
-        ("timeout_s", 0.0),
-        ("settle_s", -1.0),
-        ("grace_s", float("nan")),
-    ],
-)
-def test_options_that_cannot_work(name: str, value: float) -> None:
-    with pytest.raises(ConfigurationError, match=name):
-        replace(BRIEF, **{name: value})  # type: ignore[arg-type]
-
-
-def test_an_unknown_scenario() -> None:
-    with pytest.raises(ConfigurationError, match="no scenario 'flood', but churn"):
-        SoakOptions(scenario="flood")
-
-
 # --- the cycles -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("concurrency", [1, 7])
 def test_every_cycle_is_made_once(made_up: MadeUp, concurrency: int) -> None:
-    made_up.act = lambda *_: time.sleep(0.001)
+    made_up.act = lambda *_: time.sleep(0.01)
     result = soak(ANYWHERE, made_up_options(concurrency=concurrency))
     assert sorted(made_up.numbers) == list(range(1, 61))
     assert (result.cycles, result.failed, result.verdict) == (60, 0, Verdict.CLEAN)
@@ -134,13 +114,13 @@ def test_failures_are_counted_by_kind_and_stop_nothing(made_up: MadeUp) -> None:
     kinds = {1: FailureKind.TIMEOUT, 10: FailureKind.RESET, 20: FailureKind.RESET, 40: FailureKind.BAD_ANSWER}
     made_up.act = lambda _, number: fail(kinds[number]) if number in kinds else None
     result = soak(ANYWHERE, made_up_options(concurrency=3))
-    assert result.failures == {"refused": 0, "timeout": 1, "reset": 2, "bad_answer": 1, "other": 0}
+    assert result.failures == NO_FAILURES | {"timeout": 1, "reset": 2, "bad_answer": 1}
     assert (result.cycles, result.failed, result.verdict) == (60, 4, Verdict.FAILING)
     assert result.first_failure == "cycle 1: it was timeout"
 
 
 def test_a_server_that_is_plainly_gone_ends_the_run(made_up: MadeUp, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "_GONE_S", 0.3)
+    monkeypatch.setattr(tally, "_GONE_S", 0.3)
     made_up.act = lambda _, number: fail(FailureKind.REFUSED, connected=False) if number > 10 else None
     result = soak(ANYWHERE, made_up_options(cycles=10_000))
     assert 15 <= result.cycles < 100
@@ -150,7 +130,7 @@ def test_a_server_that_is_plainly_gone_ends_the_run(made_up: MadeUp, monkeypatch
 
 
 def test_a_server_that_comes_back_goes_on(made_up: MadeUp, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "_GONE_S", 0.2)
+    monkeypatch.setattr(tally, "_GONE_S", 0.2)
     made_up.act = lambda _, number: fail(FailureKind.REFUSED) if number % 4 else None
     result = soak(ANYWHERE, made_up_options(pause_at=0))
     assert (result.cycles, result.failed) == (60, 45)
@@ -167,7 +147,7 @@ def test_the_address_that_takes_connections_is_found_and_kept(made_up: MadeUp, m
         if number == 1:
             fail(FailureKind.TIMEOUT)
 
-    monkeypatch.setattr(runner, "resolve", lambda *_: targets)
+    monkeypatch.setattr(runner, "resolve", lambda *_, **__: targets)
     made_up.act = act
     result = soak(ANYWHERE, made_up_options())
     assert used == ["first"] + ["second"] * 60
@@ -193,7 +173,23 @@ def test_what_is_not_the_servers_fault_ends_the_run(made_up: MadeUp, error: Exce
     assert len(made_up.numbers) < 100_000
 
 
-def test_an_interrupt_ends_the_run_at_once(made_up: MadeUp) -> None:
+def test_an_interrupt_ends_the_cycles_and_what_was_seen_is_judged(made_up: MadeUp) -> None:
+    interrupted: list[int] = []
+
+    def interrupt(stage: str, cycles: int) -> None:
+        if cycles and not interrupted:
+            interrupted.append(cycles)
+            raise KeyboardInterrupt
+
+    made_up.act = lambda *_: time.sleep(0.01)
+    with running("clean") as server:
+        result = soak(ANYWHERE, made_up_options(cycles=100_000, concurrency=2), server.pid, interrupt)
+    assert result.interrupted
+    assert interrupted[0] <= result.cycles < 100_000
+    assert (result.verdict, result.record is None) == (Verdict.CLEAN, False)
+
+
+def test_an_interrupt_that_comes_again_ends_the_run_at_once(made_up: MadeUp) -> None:
     def interrupt(stage: str, cycles: int) -> None:
         raise KeyboardInterrupt
 
@@ -202,6 +198,150 @@ def test_an_interrupt_ends_the_run_at_once(made_up: MadeUp) -> None:
     with running("clean") as server, pytest.raises(KeyboardInterrupt):
         soak(ANYWHERE, made_up_options(cycles=1000, concurrency=2), server.pid, interrupt)
     assert time.monotonic() - begin < 5
+
+
+# --- by time ----------------------------------------------------------------------------------
+
+
+def test_a_run_by_time_ends_on_time_whatever_is_under_way(made_up: MadeUp) -> None:
+    """A cycle that waits for the server is cut short, and counts neither way."""
+    ours, theirs = socket.socketpair()
+
+    def wait(target: Target, number: int) -> None:
+        if number == 5:
+            with Link(ours, target.stop) as link:
+                link.receive(time.monotonic() + 60)
+        time.sleep(0.02)
+
+    made_up.act = wait
+    begin = time.monotonic()
+    with theirs:
+        result = soak(ANYWHERE, made_up_options(cycles=None, duration_s=0.5, pause_at=None, concurrency=3))
+    took = time.monotonic() - begin
+    assert 0.5 <= result.duration_s <= took < 0.9
+    assert (result.cycles, result.failed) == (len(made_up.numbers) - 1, 0)
+    assert result.cycles > 20
+
+
+@pytest.mark.parametrize(("cycles", "duration_s"), [(5, 30.0), (10**6, 0.3)])
+def test_with_a_number_and_a_time_the_first_ends_it(made_up: MadeUp, cycles: int, duration_s: float) -> None:
+    made_up.act = lambda *_: time.sleep(0.01)
+    result = soak(ANYWHERE, made_up_options(cycles=cycles, duration_s=duration_s, pause_at=0))
+    assert result.duration_s < 1
+    assert result.cycles <= min(cycles, 30)
+    assert result.cycles >= 5
+
+
+def test_a_run_by_time_pauses_where_it_is_told(made_up: MadeUp) -> None:
+    made_up.act = lambda *_: time.sleep(0.01)
+    soak(ANYWHERE, made_up_options(cycles=None, duration_s=0.6, pause_at=10, pause_s=0.2))
+    assert made_up.times[10] - made_up.times[9] >= 0.2
+    assert max(later - sooner for sooner, later in pairwise(made_up.times[10:])) < 0.15
+
+
+def test_a_pause_ends_with_the_run(made_up: MadeUp) -> None:
+    result = soak(ANYWHERE, made_up_options(cycles=None, duration_s=0.3, pause_at=10, pause_s=30.0))
+    assert result.duration_s < 1
+    assert result.cycles == 10
+
+
+def test_a_time_in_which_no_cycle_ends_acquits_nobody(made_up: MadeUp) -> None:
+    def hold(target: Target, number: int) -> None:
+        assert target.stop is not None
+        target.stop.wait(30)
+        raise CutShortError
+
+    made_up.act = hold
+    result = soak(ANYWHERE, made_up_options(cycles=None, duration_s=0.2))
+    assert (result.cycles, result.verdict) == (0, Verdict.FAILING)
+
+
+# --- by the clock -----------------------------------------------------------------------------
+
+
+def test_cycles_start_by_the_clock_whatever_becomes_of_those_before(made_up: MadeUp) -> None:
+    made_up.act = lambda *_: time.sleep(0.1)
+    result = soak(ANYWHERE, made_up_options(cycles=40, pause_at=0, rate=100.0, concurrency=30))
+    starts = sorted(made_up.times[1:20])  # the first finds the server, and there is a rest after half of them
+    for number, start in enumerate(starts):
+        assert start - starts[0] == pytest.approx(number / 100, abs=0.05)
+    assert result.rate_missed == 0
+
+
+def test_a_rate_that_is_missed_is_counted_and_not_made_up_for(made_up: MadeUp) -> None:
+    made_up.act = lambda *_: time.sleep(0.05)
+    options = made_up_options(cycles=None, duration_s=1.5, rate=200.0, concurrency=2, pause_at=None)
+    result = soak(ANYWHERE, options)
+    assert result.cycles < 70
+    assert 100 < result.rate_missed < 300
+    assert result.cycles + result.rate_missed <= 300 + 100 * tally._BEHIND_S
+
+
+def test_a_slow_rate_does_not_keep_the_end_waiting(made_up: MadeUp) -> None:
+    result = soak(ANYWHERE, made_up_options(cycles=None, duration_s=0.4, rate=4.0, concurrency=10))
+    assert result.duration_s < 1
+    assert result.cycles <= 3
+
+
+# --- parts ------------------------------------------------------------------------------------
+
+
+def test_cycles_are_counted_by_the_scenario_that_they_belong_to(
+    made_up: MadeUp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = MadeUp()
+    monkeypatch.setattr(other, "name", "other", raising=False)
+    monkeypatch.setitem(SCENARIOS, "other", other)
+    monkeypatch.setattr(made_up, "part", lambda number: other if number % 3 == 0 else made_up)
+    other.act = lambda _, number: fail(FailureKind.HELD) if number > 50 else None
+    result = soak(ANYWHERE, made_up_options())
+    assert result.by_scenario == {"made-up": PartCount(40, 0), "other": PartCount(20, 4)}
+    assert result.failures["held"] == 4
+    assert result.first_failure == "cycle 51: it was held"
+
+
+def test_a_server_that_still_does_something_is_not_gone(made_up: MadeUp, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tally, "_GONE_S", 0.0)
+    made_up.act = lambda *_: fail(FailureKind.DEAF)
+    assert soak(ANYWHERE, made_up_options(cycles=10, pause_at=0)).cycles == 10
+
+
+def test_what_may_be_this_machines_fault_counts_neither_way(made_up: MadeUp, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OwnDelay, "since", lambda *_: 1.0)
+    made_up.act = lambda _, number: fail(FailureKind.TIMEOUT if number % 2 else FailureKind.RESET)
+    result = soak(ANYWHERE, made_up_options(cycles=20))
+    assert (result.cycles, result.failures["reset"], result.failures["timeout"]) == (10, 10, 0)
+
+
+# --- polite clients ---------------------------------------------------------------------------
+
+
+def test_polite_clients_are_there_from_the_first_look_to_the_last(made_up: MadeUp) -> None:
+    made_up.act = lambda *_: time.sleep(0.01)
+    with running("Right", faulty.__file__) as server:
+        result = soak(server.endpoint, made_up_options(polite=3), server.pid)
+    assert result.polite is not None
+    assert result.record is not None
+    assert result.polite.clients == 3
+    assert result.polite.requests > 3 * 10
+    figure = result.record.descriptors
+    assert figure.start == figure.peak == figure.end
+    assert result.verdict is Verdict.CLEAN
+
+
+def test_a_polite_client_that_is_not_served_convicts(made_up: MadeUp) -> None:
+    with running("wrong_unit") as server:
+        result = soak(server.endpoint, made_up_options(cycles=2, polite=1))
+    assert result.verdict is Verdict.FAILING
+    assert result.polite is not None
+    assert result.polite.failures["bad_answer"] == result.polite.failed > 0
+    assert "polite requests failed" in result.findings[0]
+
+
+def test_no_connection_for_the_polite_is_no_verdict(made_up: MadeUp) -> None:
+    with pytest.raises(ConnectError, match=r"tcp://127\.0\.0\.1:9: cannot connect: Connection refused"):
+        soak(ANYWHERE, made_up_options(polite=1))
+    assert made_up.numbers == []
 
 
 # --- real servers -----------------------------------------------------------------------------
@@ -259,7 +399,7 @@ def test_no_more_than_its_grace() -> None:
     result = judged("closes_late", pause_s=0.0, settle_s=0.2, grace_s=0.3)
     assert result.verdict is Verdict.LEAK
     assert result.record is not None
-    assert result.record.settled_s < 1.0
+    assert result.record.settled_s < 1.9
 
 
 def test_a_server_that_dies_is_failing() -> None:
@@ -292,51 +432,3 @@ def test_no_such_process() -> None:
         pass
     with pytest.raises(ProcessLookupError):
         soak(ANYWHERE, BRIEF, process.pid)
-
-
-# --- the document -----------------------------------------------------------------------------
-
-
-def test_the_document_of_a_run() -> None:
-    result = judged("clean")
-    document = json.loads(json.dumps(result.document()))
-    assert result.record is not None
-    figure = result.record.descriptors
-    assert document | {"memory": 0, "rate": 0, "settled_s": 0, "samples": 0, "pid": 0, "endpoint": ""} == {
-        "ok": True,
-        "verdict": "clean",
-        "reason": result.reason,
-        "endpoint": "",
-        "pid": 0,
-        "scenario": "churn",
-        "requested": 60,
-        "concurrency": 1,
-        "cycles": 60,
-        "failed": 0,
-        "failures": {"refused": 0, "timeout": 0, "reset": 0, "bad_answer": 0, "other": 0},
-        "first_failure": "",
-        "rate": 0,
-        "descriptors": {"start": figure.start, "peak": figure.peak, "end": figure.end},
-        "listeners": {"start": 1, "peak": 1, "end": 1},
-        "memory": 0,
-        "new_listeners": [],
-        "settled_s": 0,
-        "samples": 0,
-    }
-    assert document["rate"] > 0
-    assert document["settled_s"] >= 0.3
-    assert document["memory"]["end"] > 1_000_000
-    assert document["pid"] == result.record.pid
-    first = document["samples"][0]
-    assert (len(first), first[1], first[2], first[3]) == (5, 0, figure.start, 1)
-
-
-def test_the_document_without_a_process(made_up: MadeUp) -> None:
-    made_up.act = lambda _, number: fail(FailureKind.RESET) if number == 2 else None
-    document = soak(ANYWHERE, made_up_options()).document()
-    assert document["ok"] is False
-    assert document["verdict"] == "failing"
-    assert document["first_failure"] == "cycle 2: it was reset"
-    for name in ("pid", "descriptors", "listeners", "memory", "settled_s"):
-        assert document[name] is None
-    assert document["samples"] == document["new_listeners"] == []

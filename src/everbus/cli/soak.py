@@ -2,98 +2,95 @@
 
 from __future__ import annotations
 
-import json
-import math
-import queue
 import signal
-import subprocess
-import sys
 import threading
-from collections import deque
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
-from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 import rich_click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
-from rich.text import Text
 
 from everbus.cli.output import CommandFailure, ExitCode, write_json
-from everbus.client.endpoint import parse_endpoint
-from everbus.errors import ConfigurationError, ConnectError
+from everbus.cli.soak_server import SoakedServer, named_server, own_server
+from everbus.cli.soak_view import progress_bar, show_result
+from everbus.errors import ConnectError
 from everbus.resources import raise_descriptor_limit
+from everbus.soak.drawing import ensure_drawable, ensure_writable, picture_kind
+from everbus.soak.plots import write_plot
+from everbus.soak.report import check_report, write_report
 from everbus.soak.runner import SoakOptions, SoakResult, soak
 from everbus.soak.sampling import listeners
 from everbus.soak.scenarios import SCENARIOS
-from everbus.soak.verdicts import Figure, ProcessRecord, Verdict
+from everbus.soak.verdicts import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from everbus.client.endpoint import Endpoint
 
 __all__ = ["command"]
 
 _DEFAULTS: Final = SoakOptions()
 _OWN_DESCRIPTORS: Final = 64
-_READY_S: Final = 20.0
-_STOP_S: Final = 10.0
-_LAST_LINES: Final = 5
-_MAX_WIDTH: Final = 100
-_PLOT_LINES: Final = 14
-_STAGES: Final = {"cycles": "running", "pause": "pausing", "settling": "settling"}
-_COLOURS: Final = {Verdict.CLEAN: "bold green", Verdict.LEAK: "bold red", Verdict.FAILING: "bold red"}
-_SERVE: Final = ("-m", "everbus", "serve", "--listen", "tcp://127.0.0.1:0", "--log-format", "json")
+_SCENARIOS: Final = "\n\n".join(f"{name}: {scenario.summary}." for name, scenario in SCENARIOS.items())
 
 
-@dataclass(frozen=True, slots=True)
-class _Server:
-    endpoint: Endpoint
-    pid: int | None
-
-
-@click.command("soak", cls=rich_click.RichCommand)
+@click.command("soak", cls=rich_click.RichCommand, epilog=f"Scenarios, what one cycle does:\n\n{_SCENARIOS}")
 @click.argument("url", required=False)
 @click.option(
     "--scenario",
     type=click.Choice(list(SCENARIOS)),
     default=_DEFAULTS.scenario,
     show_default=True,
-    help="What a cycle does. churn: " + SCENARIOS["churn"].summary + ".",
+    metavar="NAME",
+    help="What a cycle does; the scenarios are listed below.",
+)
+@click.option("--cycles", type=click.IntRange(1), metavar="N", help="End after so many cycles.")
+@click.option(
+    "--duration",
+    "duration_s",
+    type=click.FloatRange(0.1),
+    metavar="S",
+    help="End after so many seconds. Without --cycles and --duration the scenario has an end of its own.",
 )
 @click.option(
-    "--cycles",
-    type=click.IntRange(1),
-    default=_DEFAULTS.cycles,
-    show_default=True,
+    "--rate",
+    type=click.FloatRange(0.01, 100_000),
     metavar="N",
-    help="How often.",
+    help="Cycles started a second. Default: the scenario's own.",
+)
+@click.option(
+    "--concurrency", type=click.IntRange(1, 1000), metavar="N", help="Cycles at a time. Default: the scenario's own."
+)
+@click.option(
+    "--polite",
+    type=click.IntRange(0, 100),
+    metavar="N",
+    help="Clients beside it that do nothing wrong and must be served well. Default: the scenario's own.",
+)
+@click.option(
+    "--hold",
+    "hold_s",
+    type=click.FloatRange(0.1, 3600),
+    default=_DEFAULTS.hold_s,
+    show_default=True,
+    metavar="S",
+    help="How long a server may hold what it should have given up.",
 )
 @click.option(
     "--pause-at",
     type=click.IntRange(0),
     metavar="N",
-    help="Pause after this cycle: some leaks show only a second later. Default: after half of them; 0: no pause.",
+    help="Pause after this cycle: some leaks show only a second later. Default: after half of --cycles; 0: no pause.",
 )
 @click.option(
     "--pause",
+    "pause_s",
     type=click.FloatRange(0),
     default=_DEFAULTS.pause_s,
     show_default=True,
     metavar="S",
     help="How long.",
-)
-@click.option(
-    "--concurrency",
-    type=click.IntRange(1, 1000),
-    default=_DEFAULTS.concurrency,
-    show_default=True,
-    metavar="N",
-    help="Connections at a time.",
 )
 @click.option(
     "--pid",
@@ -103,6 +100,7 @@ class _Server:
 )
 @click.option(
     "--grace",
+    "grace_s",
     type=click.FloatRange(0),
     default=_DEFAULTS.grace_s,
     show_default=True,
@@ -111,6 +109,7 @@ class _Server:
 )
 @click.option(
     "--timeout",
+    "timeout_s",
     type=click.FloatRange(0, min_open=True),
     default=_DEFAULTS.timeout_s,
     show_default=True,
@@ -125,27 +124,39 @@ class _Server:
     metavar="N",
     help="The unit that is asked.",
 )
+@click.option("--plot", type=click.Path(path_type=Path), metavar="FILE", help="Draw the run over time: .png or .svg.")
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write a report with the picture and the raw samples: .html, or .md with its files beside it.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
-def command(url: str | None, pid: int | None, as_json: bool, **given: Any) -> int:
-    """Prove that a Modbus TCP server leaks nothing, or convict it.
+def command(
+    url: str | None, pid: int | None, plot: Path | None, report: Path | None, as_json: bool, **given: Any
+) -> int:
+    """Prove that a Modbus TCP server leaks nothing and serves well what else comes, or convict it.
 
     URL is any server, in any language: tcp://host[:port], host[:port], unix:///path. Without one,
-    everbus starts its own and looks at that. A server is clean if every cycle is answered, and its
-    descriptors and listening sockets do not grow with the cycles.
+    everbus starts its own and looks at that. A server is clean if no cycle fails, its descriptors,
+    listening sockets and memory do not grow with the cycles, and polite clients are served well
+    meanwhile. What else a scenario demands is printed with the verdict.
+
+    Ctrl-C ends the run early and judges what was seen; once more, it ends at once.
 
     Exit codes: 0 clean, 1 convicted, 2 usage, 3 cannot connect at the start, 130 interrupted.
 
     Examples:  everbus soak  ·  everbus soak tcp://127.0.0.1:5020 --pid 4711 --cycles 400 --pause-at 200
+    ·  everbus soak --scenario mixed --duration 600 --report soak.html
     """
-    options = SoakOptions(
-        pause_s=given.pop("pause"), grace_s=given.pop("grace"), timeout_s=given.pop("timeout"), **given
-    )
-    raise_descriptor_limit(options.concurrency + _OWN_DESCRIPTORS)
+    options = SoakOptions(**given).resolved()
     if url is None and pid is not None:
         raise click.UsageError("--pid goes with the URL of its server: everbus soak URL --pid PID")
+    _check_files(plot, report)
+    raise_descriptor_limit((options.concurrency or 0) + (options.polite or 0) + _OWN_DESCRIPTORS)
     with (
         _terminated_like_interrupted(),
-        _own_server() if url is None else nullcontext(_named(url, pid)) as server,
+        own_server() if url is None else nullcontext(named_server(url, pid)) as server,
     ):
         result = _run(server, options)
     if result.record is None:
@@ -155,28 +166,19 @@ def command(url: str | None, pid: int | None, as_json: bool, **given: Any) -> in
         click.echo(result.reason, err=True)
     else:
         with suppress(SystemExit):  # rich's answer to a reader that went away; the verdict stands
-            _report(result, Console(highlight=False))
-    return ExitCode.OK if result.verdict is Verdict.CLEAN else ExitCode.EXCEPTION
+            show_result(result, Console(highlight=False))
+    written = _write_files(result, plot, report)
+    if result.interrupted:
+        return ExitCode.INTERRUPTED
+    if result.verdict is not Verdict.CLEAN:
+        return ExitCode.EXCEPTION
+    return ExitCode.OK if written else ExitCode.USAGE
 
 
-def _named(url: str, pid: int | None) -> _Server:
-    endpoint = parse_endpoint(url)
-    if endpoint.scheme == "tcp" and endpoint.port == 0:
-        raise ConfigurationError(f"{url!r}: port 0 is no port to connect to")
-    return _Server(endpoint, pid)
-
-
-def _run(server: _Server, options: SoakOptions) -> SoakResult:
-    columns = (TextColumn("{task.description:>9}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    console = Console(stderr=True)
+def _run(server: SoakedServer, options: SoakOptions) -> SoakResult:
     try:
         _warn_of_a_stranger(server)
-        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-            task = bar.add_task(_STAGES["cycles"], total=options.cycles)
-
-            def show(stage: str, cycles: int) -> None:
-                bar.update(task, description=_STAGES[stage], completed=cycles)
-
+        with progress_bar(options) as show:
             return soak(server.endpoint, options, server.pid, show)
     except ConnectError as error:
         hint = f"is a server running at {server.endpoint}? everbus serve starts one on port 5020"
@@ -188,7 +190,7 @@ def _run(server: _Server, options: SoakOptions) -> SoakResult:
         raise CommandFailure(ExitCode.USAGE, "usage", f"--pid: {error}", "sudo, or no --pid") from error
 
 
-def _warn_of_a_stranger(server: _Server) -> None:
+def _warn_of_a_stranger(server: SoakedServer) -> None:
     """A wrong --pid would prove the wrong process clean."""
     if server.pid is None or server.endpoint.scheme != "tcp":
         return
@@ -199,6 +201,40 @@ def _warn_of_a_stranger(server: _Server) -> None:
 
 def _note(text: str) -> None:
     click.echo(f"note: {text}", err=True)
+
+
+# --- files ------------------------------------------------------------------------------------
+
+
+def _check_files(plot: Path | None, report: Path | None) -> None:
+    """What could not be written after an hour is told before it.
+
+    Raises:
+        ConfigurationError: a file could not be written.
+    """
+    if plot is not None:
+        picture_kind(plot)
+        ensure_drawable()
+        ensure_writable(plot)
+    if report is not None:
+        check_report(report)
+
+
+def _write_files(result: SoakResult, plot: Path | None, report: Path | None) -> bool:
+    """Write what was asked for; False if a file could not be written, which is told."""
+    document = result.document()
+    written = True
+    for path, write in ((plot, write_plot), (report, write_report)):
+        if path is None:
+            continue
+        try:
+            write(document, path)
+        except OSError as error:
+            _note(f"{path} could not be written: {error}")
+            written = False
+        else:
+            _note(f"{path} is written")
+    return written
 
 
 @contextmanager
@@ -218,151 +254,3 @@ def _terminated_like_interrupted() -> Iterator[None]:
     finally:
         for name, handler in before.items():
             signal.signal(getattr(signal, name), handler)
-
-
-# --- a server of its own ----------------------------------------------------------------------
-
-
-@contextmanager
-def _own_server() -> Iterator[_Server]:
-    """``everbus serve`` as a process on a free port; stopped and reaped whatever happens."""
-    process = subprocess.Popen(
-        [sys.executable, *_SERVE],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        start_new_session=True,  # Ctrl-C is for us; we stop it
-    )
-    log = _ServerLog(process)
-    try:
-        yield _Server(parse_endpoint(log.ready_url()), process.pid)
-    finally:
-        _stop(process)
-        log.join()
-
-
-def _stop(process: subprocess.Popen[str]) -> None:
-    try:
-        process.terminate()
-        process.wait(_STOP_S)
-    except (subprocess.TimeoutExpired, KeyboardInterrupt):
-        process.kill()
-        process.wait()
-
-
-class _ServerLog(threading.Thread):
-    """Reads what our server writes on stderr, so that it never waits for us; keeps the last lines."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        super().__init__(name="everbus-soak-log", daemon=True)
-        self._process = process
-        self._ready: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._last: deque[str] = deque(maxlen=_LAST_LINES)
-        self.start()
-
-    def ready_url(self) -> str:
-        """Where it listens, once it says that it is ready.
-
-        Raises:
-            CommandFailure: it ended instead, or said nothing in time.
-        """
-        with suppress(queue.Empty):
-            if url := self._ready.get(timeout=_READY_S):
-                return url
-        said = " | ".join(self._last) or "nothing"
-        raise CommandFailure(
-            ExitCode.CANNOT_CONNECT,
-            "cannot_connect",
-            f"the server of our own did not start; it said: {said}",
-            "everbus serve, or give the URL of a server",
-        )
-
-    def run(self) -> None:
-        assert self._process.stderr is not None
-        with self._process.stderr as lines:
-            for line in lines:
-                self._last.append(line.strip())
-                if url := _url_in(line):
-                    self._ready.put(url)
-        self._ready.put("")
-
-
-def _url_in(line: str) -> str:
-    """The first endpoint of the line that says that the server is ready; empty in any other."""
-    try:
-        said = json.loads(line)
-        return str(said["endpoints"][0]) if said["event"] == "ready" else ""
-    except (ValueError, LookupError, TypeError):
-        return ""
-
-
-# --- for people -------------------------------------------------------------------------------
-
-
-def _report(result: SoakResult, console: Console) -> None:
-    def say(text: str, style: str = "") -> None:
-        console.print(Text(text, style), soft_wrap=not console.is_terminal)  # in a file a line stays a line
-
-    made = f"{result.cycles:,} of {result.options.cycles:,} cycles, {result.rate:,.0f} a second"
-    say(f"{result.options.scenario} on {result.endpoint}: {made}, {result.failed:,} failed")
-    if result.failed:
-        kinds = (f"{count:,} {kind.replace('_', ' ')}" for kind, count in result.failures.items() if count)
-        say(f"failed: {', '.join(kinds)}; the first: {result.first_failure}")
-    if result.record is not None:
-        console.print(_table(result.record))
-        console.print(_plot(result.record, console))
-    if result.new_listeners:
-        say(_strangers(result))
-    say(result.reason, _COLOURS[result.verdict])
-
-
-def _table(record: ProcessRecord) -> Table:
-    table = Table(title=f"process {record.pid} and its children", title_justify="left", title_style="")
-    for name in ("", "start", "peak", "end", "growth"):
-        table.add_column(name, justify="right" if name else "left")
-    for name, figure in (("descriptors", record.descriptors), ("listening sockets", record.listeners)):
-        table.add_row(name, *(f"{value:,}" for value in _values(figure)), f"{figure.growth:+,}")
-    memory = record.memory
-    mebibytes = (f"{value / 2**20:,.1f}" for value in _values(memory))
-    table.add_row("memory, MiB", *mebibytes, f"{memory.growth / 2**20:+,.1f}")
-    return table
-
-
-def _values(figure: Figure) -> tuple[int, int, int]:
-    return figure.start, figure.peak, figure.end
-
-
-def _plot(record: ProcessRecord, console: Console) -> Text:
-    """Descriptors over time; empty where the output cannot show it."""
-    if not console.encoding.startswith("utf"):
-        return Text()
-    plotext: Any = import_module("plotext")
-    figure = plotext.figure
-    figure.clear()
-    figure.theme("simple")
-    figure.plot_size(min(console.width, _MAX_WIDTH), _PLOT_LINES)
-    figure.title("open descriptors over time")
-    times = [sample.at_s for sample in record.samples]
-    line = figure.signal(times, [sample.descriptors for sample in record.samples], marker="braille")
-    line.lines()
-    figure.draw(line)
-    for axis, ticks, unit in (("x", _ticks(times[-1]), " s"), ("y", _ticks(record.descriptors.peak, 1), "")):
-        figure.ruler(axis).lim(0, ticks[-1])
-        figure.ruler(axis).ticks(ticks, [f"{tick:g}{unit}" for tick in ticks])
-    return Text.from_ansi(figure.build().string())
-
-
-def _ticks(top: float, least: float = 0) -> list[float]:
-    """Round numbers from 0 to ``top`` or a little above, ``least`` apart or more."""
-    top = max(top, 1.0)
-    whole = 10.0 ** math.floor(math.log10(top))
-    step = max(least, next(whole * part for part in (2, 1, 0.5, 0.2) if top >= 4 * whole * part))
-    return [step * number for number in range(math.ceil(top / step) + 1)]
-
-
-def _strangers(result: SoakResult) -> str:
-    shown = ", ".join(result.new_listeners)
-    more = result.record.listeners.growth - len(result.new_listeners) if result.record else 0
-    return f"listening at the end and not at the start: {shown}" + (f" and {more:,} more" if more > 0 else "")

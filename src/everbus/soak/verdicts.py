@@ -2,7 +2,8 @@
 
 A leak is descriptors or listening sockets that grow with the cycles and are still there some time
 after the last one. What a server opens once, for its first connections, does not grow with the
-cycles: it is no leak. Memory is shown and convicts nobody: allocators keep what they had.
+cycles: it is no leak. Memory leaks if it still grows in the later half of the run, in each quarter
+of it: allocators take what they need once and keep it, so that growth which has ended is no leak.
 """
 
 from __future__ import annotations
@@ -14,7 +15,18 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Figure", "Judgement", "ProcessRecord", "Sample", "Verdict", "judge"]
+__all__ = [
+    "Figure",
+    "Judgement",
+    "PoliteRecord",
+    "PoliteSample",
+    "ProcessRecord",
+    "Sample",
+    "Verdict",
+    "judge",
+]
+
+_MIB: Final = 1 << 20
 
 _LEAST_DESCRIPTORS: Final = 5
 _LEAST_LISTENERS: Final = 2
@@ -25,6 +37,17 @@ _CYCLES_PER_LEAK: Final = 500
 
 _LATER_SHARE: Final = 0.2
 """So much of the growth at least must come after the middle of the run, or it is a warm-up."""
+
+_LEAST_MEMORY_BYTES: Final = 5 * _MIB
+"""Growth in the later half below this is no proof: heaps fragment, and caches fill, for a long time."""
+
+_LEAST_MEMORY_PER_CYCLE: Final = 64
+"""Nor is growth by less than this, on average: an object that is kept for each cycle takes more."""
+
+_LATE_SHARE: Final = 0.01
+_LATE_TIMES: Final = 2
+"""So many requests of each polite client, and one in a hundred of all, must be late to convict: one stall
+of a machine that others use too makes each of them late once."""
 
 
 class Verdict(StrEnum):
@@ -90,14 +113,75 @@ class ProcessRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class PoliteSample:
+    """What polite clients saw in one stretch of a run.
+
+    Args:
+        at_s: its end, in seconds since their start.
+        requests, failed: requests made, and those among them that were not answered well.
+        p50_s, worst_s: time to an answer, the median and the longest; None where there was none.
+    """
+
+    at_s: float
+    requests: int
+    failed: int
+    p50_s: float | None
+    worst_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoliteRecord:
+    """What polite clients saw in one run.
+
+    Args:
+        clients: how many they were.
+        requests: requests made, connections that could not be made included.
+        failures: how many failed, for every kind of failure that there was.
+        first_failure: words about the first one; empty if there was none.
+        late_s: the time that they were to wait at most; None: until their timeout.
+        late: requests that took longer than that, by more than twice what this machine itself was late
+            meanwhile, and those that were due while one of them waited.
+        p50_s, p99_s, worst_s: time to an answer; None where there was none.
+        own_worst_s: how late this machine itself was at the worst: a thread that sleeps measures it.
+        samples: the same over time, a bounded number.
+    """
+
+    clients: int
+    requests: int
+    failures: dict[str, int]
+    first_failure: str
+    late_s: float | None
+    late: int
+    p50_s: float | None
+    p99_s: float | None
+    worst_s: float | None
+    own_worst_s: float
+    samples: tuple[PoliteSample, ...] = ()
+
+    @property
+    def failed(self) -> int:
+        """Failed requests of every kind."""
+        return sum(self.failures.values())
+
+
+@dataclass(frozen=True, slots=True)
 class Judgement:
-    """A verdict and the reason for it, one line with the numbers."""
+    """A verdict, the reason for it in one line with the numbers, and each fact that convicts."""
 
     verdict: Verdict
     reason: str
+    findings: tuple[str, ...] = ()
 
 
-def judge(cycles: int, failures: Mapping[str, int], record: ProcessRecord | None, gone: bool = False) -> Judgement:
+def judge(
+    cycles: int,
+    failures: Mapping[str, int],
+    record: ProcessRecord | None,
+    gone: bool = False,
+    *,
+    polite: PoliteRecord | None = None,
+    most_growth_bytes: int | None = None,
+) -> Judgement:
     """Judge a run.
 
     Args:
@@ -105,31 +189,79 @@ def judge(cycles: int, failures: Mapping[str, int], record: ProcessRecord | None
         failures: how many failed, by kind.
         record: the server's process; None where nobody looked at it.
         gone: the run was stopped early, because the server answered no more.
+        polite: what polite clients saw; None where there were none.
+        most_growth_bytes: memory that the server may hold above its start at any time; None: no bound.
     """
-    failed = sum(failures.values())
-    trouble = _trouble(cycles, failures, failed, gone)
+    leaks: list[str] = []
+    troubles: list[str] = []
     if record is not None and record.ended:
-        return Judgement(Verdict.FAILING, _ended(cycles, record))
-    leak = _leak(cycles, record) if record is not None else ""
-    if leak:
-        return Judgement(Verdict.LEAK, f"leak: {leak}" + (f"; {trouble}" if trouble else ""))
-    if trouble:
-        return Judgement(Verdict.FAILING, f"failing: {trouble}")
-    return Judgement(Verdict.CLEAN, f"clean: all {cycles} cycles answered, {_remains(record)}")
+        troubles.append(_ended(cycles, record))
+    elif record is not None:
+        leaks += filter(None, (_leak(cycles, record), _memory_leak(record)))
+    if record is not None and most_growth_bytes is not None:
+        troubles += _unbounded(record, most_growth_bytes)
+    troubles += _failed_cycles(cycles, failures, gone)
+    if polite is not None:
+        troubles += _impolite(polite)
+    findings = (*leaks, *troubles)
+    if findings:
+        verdict = Verdict.LEAK if leaks else Verdict.FAILING
+        return Judgement(verdict, f"{verdict}: {'; '.join(findings)}", findings)
+    answered = f"clean: all {cycles} cycles answered, {_remains(record)}"
+    return Judgement(Verdict.CLEAN, answered + (_politely(polite) if polite is not None else ""))
 
 
-def _trouble(cycles: int, failures: Mapping[str, int], failed: int, gone: bool) -> str:
+def _failed_cycles(cycles: int, failures: Mapping[str, int], gone: bool) -> list[str]:
+    failed = sum(failures.values())
+    if not cycles:
+        return ["not one cycle came to its end"]
     if not failed:
-        return ""
-    kinds = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in failures.items() if count)
-    text = f"{failed} of {cycles} cycles failed ({kinds})"
-    return f"{text}; there was no good answer any more, so the run was stopped early" if gone else text
+        return []
+    text = f"{failed} of {cycles} cycles failed ({_by_kind(failures)})"
+    return [f"{text}; there was no good answer any more, so the run was stopped early" if gone else text]
+
+
+def _by_kind(failures: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in failures.items() if count)
+
+
+def _impolite(polite: PoliteRecord) -> list[str]:
+    """How polite clients were treated badly."""
+    found = []
+    if polite.failed:
+        found.append(f"{polite.failed} of {polite.requests} polite requests failed ({_by_kind(polite.failures)})")
+    elif polite.p50_s is None:
+        found.append("no polite client had an answer")
+    if polite.late_s is not None and polite.late >= max(_LATE_TIMES * polite.clients, _LATE_SHARE * polite.requests, 1):
+        found.append(
+            f"{polite.late} polite requests took over {polite.late_s * 1000:.0f} ms or were held up by one that did, "
+            f"{polite.requests} were made; the worst took {_milliseconds(polite.worst_s)}, while this machine itself "
+            f"was late by {_milliseconds(polite.own_worst_s)} at most"
+        )
+    return found
+
+
+def _politely(polite: PoliteRecord) -> str:
+    return f", {polite.requests} polite requests answered, the slowest in {_milliseconds(polite.worst_s)}"
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "no time" if seconds is None else f"{seconds * 1000:.0f} ms"
+
+
+def _unbounded(record: ProcessRecord, most_growth_bytes: int) -> list[str]:
+    growth = record.memory.peak - record.memory.start
+    if growth <= most_growth_bytes:
+        return []
+    return [
+        f"memory rose to {growth / _MIB:.1f} MiB above the start, which is more than {most_growth_bytes / _MIB:.0f} MiB"
+    ]
 
 
 def _ended(cycles: int, record: ProcessRecord) -> str:
     growth = record.descriptors.growth
     held = f", with {growth} descriptors more than at the start" if growth >= _LEAST_DESCRIPTORS else ""
-    return f"failing: process {record.pid} ended after {cycles} cycles{held}"
+    return f"process {record.pid} ended after {cycles} cycles{held}"
 
 
 def _leak(cycles: int, record: ProcessRecord) -> str:
@@ -147,6 +279,28 @@ def _leak(cycles: int, record: ProcessRecord) -> str:
                 f"{figure.growth / cycles:.2f} per cycle, still there {record.settled_s:.1f} s after the last"
             )
     return ""
+
+
+def _memory_leak(record: ProcessRecord) -> str:
+    """How memory grows, with the numbers; empty if it does not."""
+    last = max((sample.cycle for sample in record.samples), default=0)
+    middle, later = _least_memory(record, 0.4 * last, 0.6 * last), _least_memory(record, 0.65 * last, 0.9 * last)
+    if not last or middle is None or later is None:
+        return ""
+    growth, cycles = record.memory.end - middle.memory_bytes, last - middle.cycle
+    steps = later.memory_bytes - middle.memory_bytes, record.memory.end - later.memory_bytes
+    if growth < max(_LEAST_MEMORY_BYTES, _LEAST_MEMORY_PER_CYCLE * cycles) or min(steps) < _LATER_SHARE * growth:
+        return ""
+    return (
+        f"memory grew by {growth / _MIB:.1f} MiB in the last {cycles} of {last} cycles, "
+        f"{growth / cycles:.0f} bytes per cycle, and went on growing"
+    )
+
+
+def _least_memory(record: ProcessRecord, low: float, high: float) -> Sample | None:
+    """The lowest of the samples of these cycles: what answers under way take passes."""
+    found = (sample for sample in record.samples if low <= sample.cycle <= high)
+    return min(found, key=lambda sample: sample.memory_bytes, default=None)
 
 
 def _in_the_middle(cycles: list[int], values: list[int], otherwise: int) -> int:

@@ -61,11 +61,10 @@ others: $(DEV)  ## The quick part on each other supported Python of this machine
 	done
 
 suite: $(DEV)  ## The whole test suite, its quick part with branch coverage: protocol/ and service/ need all of it
-	@echo "== the whole suite on $$($(BIN)/python --version): what is slow, at full speed, then the rest with coverage"
-	$(BIN)/python -m pytest -q -m slow
-	@$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -q -m "not slow"
-	@$(BIN)/coverage combine --quiet
+	@echo "== the whole suite on $$($(BIN)/python --version): what is slow, by itself; what is patient; the rest with coverage"
+	$(BIN)/python -m pytest -q -m "slow and not patient"
+	$(BIN)/python -m pytest -q -m patient -n 3
+	$(BIN)/python $(QUICK) --cov --cov-report=
 	@$(BIN)/coverage report --format=total | sed 's/.*/branch coverage of everything: & %/'
 	@$(BIN)/coverage report --fail-under=100 --include='src/everbus/protocol/*,src/everbus/service/*'
 

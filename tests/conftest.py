@@ -19,6 +19,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a background job:
 
 _PURE = ("protocol", "service", "client", "conformance", "fuzz", "contract")
 _SLOW = ("fuzz", "interop")
+_PATIENT = ("bench", "fuzz", "interop", "soak")
 _TESTS = Path(__file__).parent
 
 
@@ -29,8 +30,11 @@ def _opens_nothing(item: pytest.Item) -> bool:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.path.relative_to(_TESTS).parts[0] in _SLOW:
+        folder = item.path.relative_to(_TESTS).parts[0]
+        if folder in _SLOW:
             item.add_marker(pytest.mark.slow)
+        if folder in _PATIENT and item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.patient)
         if _opens_nothing(item):
             continue
         wanted = ["leaves_nothing"]

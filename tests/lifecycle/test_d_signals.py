@@ -136,6 +136,7 @@ async def test_m_e1_slow_requests_are_answered_before_the_end(tmp_path: Path) ->
 
 
 @pytest.mark.slow
+@pytest.mark.patient
 @pytest.mark.timeout(300)
 async def test_m_e10_the_command_can_be_interrupted_at_any_moment(tmp_path: Path) -> None:
     chance = random.Random(10)

@@ -325,7 +325,7 @@ async def objects_after(server: Server, number: int, chance: random.Random) -> t
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("number", [1000, pytest.param(100_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [1000, pytest.param(100_000, marks=[pytest.mark.slow, pytest.mark.patient])])
 async def test_v20_nothing_is_kept_of_connections_that_came_and_went(number: int) -> None:
     chance = random.Random(20)
     async with Server(Bank(), FREE_PORT) as server:

@@ -165,7 +165,9 @@ class ExceptionResponse:
             return cls(function, pdu[1])
         if extended and len(pdu) > 4 and len(pdu) == 4 + (pdu[2] << 8 | pdu[3]):
             return cls(function, pdu[1], pdu[4:])
-        raise malformed(function, f"an exception response has 2 bytes, or a true length after FF to 2B; not these {len(pdu)}")
+        raise malformed(
+            function, f"an exception response has 2 bytes, or AB FF and a true length; not these {len(pdu)}"
+        )
 
     def encode(self) -> bytes:
         """The response's bytes."""

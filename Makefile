@@ -35,13 +35,14 @@ quick: $(DEV)  ## The inner loop: style, and every test that is not slow
 	$(BIN)/ruff format --quiet --check .
 	$(BIN)/python $(QUICK)
 
-lint: $(DEV)  ## Style, layers, the mirror of the tests, the public API
+lint: $(DEV)  ## Style, layers, the mirror of the tests, the public API, the ledger, the corpus
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --quiet --check .
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python tools/mirror.py
 	$(BIN)/python tools/public_api.py --check
 	$(BIN)/python tools/conformance.py --check
+	$(BIN)/python -m tools.corpus --check
 
 types: $(DEV)  ## Types: all of the code strictly, and the public API as editors see it
 	$(BIN)/mypy
@@ -84,7 +85,7 @@ soak: $(DEV)  ## Ten minutes of every abuse at random on everbus serve; the repo
 	$(BIN)/python -m tools.figures --write
 
 fuzz: $(DEV)  ## Coverage-guided fuzzing of framers, decoders and sessions, FUZZ_S seconds each
-	$(BIN)/python -m tests.fuzz.campaign $(FUZZ_S)
+	$(BIN)/python -m tests.fuzz.run --seconds $(FUZZ_S)
 
 figures: $(DEV)  ## Measure the churn comparison of README.md anew, and render all of its figures
 	$(BIN)/python -m tools.figures --measure
@@ -97,7 +98,7 @@ pins:  ## Resolve requirements/*.txt anew, on the oldest supported Python
 	.venvs/pins/bin/pip-compile $(COMPILE) -o requirements/dev.txt requirements/dev.in
 
 clean:  ## Remove everything that was made here
-	rm -rf .venv .venvs build dist htmlcov .coverage .coverage.* .hypothesis
+	rm -rf .venv .venvs build dist htmlcov .coverage .coverage.* .hypothesis .fuzz
 	rm -rf .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find src tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 

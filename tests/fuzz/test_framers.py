@@ -1,4 +1,7 @@
-"""Any bytes in any chunks: frames or nothing, in bounded memory and linear time (faults.md B1, B6, B7, B8)."""
+"""Good frames are found in any noise, in bounded memory and linear time (faults.md B1, B6, B7, B8).
+
+That any bytes in any pieces give the same frames or nothing is the harnesses' matter.
+"""
 
 from __future__ import annotations
 
@@ -28,13 +31,12 @@ FRAMERS: dict[str, tuple[Callable[[], Framer], int]] = {
 }
 """Each framer, and the most it may hold."""
 
-ALPHABET = b"\x00\x01\x02\x03\x06\x08\x0a\x0b\x0d\x0e\x10\x11\x14\x17\x18\x2b\x3a\x30\x46\x61\x83\xab\xf6\xff"
-"""Bytes that begin, count and end frames, so that hypothesis finds the corners."""
-
 OURS = 1
 NOISE_RATES = (0.001, 0.01, 0.05, 0.2)
 SEED = 6
 
+NOISE_BYTES = 2_000_000
+ROUNDS = 8
 S_PER_10_MB = 6.0
 LINEAR = 2.2
 TOO_QUICK_TO_MEASURE_S = 0.005
@@ -77,50 +79,12 @@ def adu(frame: Frame) -> bytes:
     return RtuFramer("request").encode(frame.unit, frame.pdu)
 
 
-# --- any bytes --------------------------------------------------------------------------------
-
-
-@each_framer
-@given(
-    data=st.lists(st.binary(max_size=60) | st.lists(st.sampled_from(ALPHABET), max_size=60).map(bytes)),
-    places=st.lists(st.integers(0, 1000), max_size=10),
-    silences=st.sets(st.integers(0, 10), max_size=3),
-)
-@settings(deadline=None)
-def test_any_bytes_give_frames_or_nothing(name: str, data: list[bytes], places: list[int], silences: set[int]) -> None:
-    build, most = FRAMERS[name]
-    framer = build()
-    given_out = 0
-    for number, piece in enumerate(cut(b"".join(data), places)):
-        frames = framer.feed(piece)
-        frames += framer.gap() if number in silences else []
-        given_out += len(frames)
-        assert framer.pending <= most
-        assert all(0 <= frame.unit <= 255 and 1 <= len(frame.pdu) <= 253 for frame in frames)
-    assert framer.statistics().frames == given_out
-
-
-@each_framer
-@given(
-    data=st.lists(st.binary(max_size=300) | st.lists(st.sampled_from(ALPHABET), max_size=60).map(bytes)),
-    places=st.lists(st.integers(0, 3000), max_size=10),
-)
-@settings(deadline=None)
-def test_how_bytes_are_split_does_not_matter(name: str, data: list[bytes], places: list[int]) -> None:
-    build, _ = FRAMERS[name]
-    stream = b"".join(data)
-    results = []
-    for pieces in ([stream], cut(stream, places), [bytes((byte,)) for byte in stream]):
-        framer = build()
-        frames = [frame for piece in pieces for frame in framer.feed(piece)]
-        fault = framer.fault.reason if framer.fault else None
-        results.append((frames, framer.pending, fault, framer.gap(), framer.statistics()))
-    assert results[0] == results[1] == results[2]
+# --- good frames ------------------------------------------------------------------------------
 
 
 @each_framer
 @given(units=st.lists(st.integers(0, 255), max_size=8), places=st.lists(st.integers(0, 500), max_size=10))
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 def test_what_is_sent_is_received(name: str, units: list[int], places: list[int]) -> None:
     build, _ = FRAMERS[name]
     # On a line the second of two writes would be the echo of the first.
@@ -169,7 +133,7 @@ def test_every_good_frame_is_found_between_damaged_ones_without_silence(rate: fl
 @pytest.mark.parametrize("rate", [0, *NOISE_RATES])
 def test_every_request_to_us_is_found_in_the_traffic_of_others(rate: float) -> None:
     random = Random(SEED)
-    ours = frames_to(OURS, 1000, random)
+    ours = frames_to(OURS, 600, random)
     framer = RtuFramer("line")
     found: list[Frame] = []
     good: list[Frame] = []
@@ -260,14 +224,15 @@ def control(data: bytes) -> float:
 def test_noise_takes_under_6_s_for_10_mb(name: str, record_property: Callable[[str, object], None]) -> None:
     random = Random(SEED)
     taken = plain = 0.0
-    for _ in range(24):
-        data = random.randbytes(1_000_000)
+    for _ in range(ROUNDS):
+        data = random.randbytes(NOISE_BYTES // ROUNDS)
         plain += control(data)
         taken += seconds(*FRAMERS[name], data, random)
-    record_property("s_per_10_mb", taken / 2.4)
-    record_property("control_s_per_10_mb", plain / 2.4)
+    share = NOISE_BYTES / 10_000_000
+    record_property("s_per_10_mb", taken / share)
+    record_property("control_s_per_10_mb", plain / share)
     # Where the control alone is slow the machine is: then so many times the control.
-    assert taken / 2.4 < max(S_PER_10_MB, 10 * plain / 2.4)
+    assert taken / share < max(S_PER_10_MB, 10 * plain / share)
 
 
 HOSTILE = {
@@ -287,7 +252,7 @@ HOSTILE = {
 @each_framer
 def test_twice_the_bytes_cost_twice_the_time(name: str, pattern: str) -> None:
     random = Random(SEED)
-    size = 100_000
+    size = 20_000
     data = (HOSTILE[pattern] * (2 * size // len(HOSTILE[pattern]) + 1))[: 2 * size]
     ratios = []
     for _ in range(7):

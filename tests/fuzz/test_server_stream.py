@@ -9,7 +9,6 @@ import json
 import random
 import tracemalloc
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from struct import Struct
@@ -17,19 +16,12 @@ from time import thread_time
 
 import pytest
 
-from everbus.errors import FramingError
 from everbus.protocol.framing.base import Frame
-from everbus.protocol.framing.mbap import MAX_ADU_BYTES, MbapFramer
-from everbus.protocol.pdu.base import ExceptionResponse
-from everbus.protocol.pdu.table import PUBLIC, AnyRequest
-from everbus.protocol.server_session import ServerSession
-from everbus.service.bank import Bank
-from everbus.service.context import ConnectionInfo, RequestContext
-from everbus.service.files import FifoQueues, FileStore
-from everbus.service.local import LocalDevice
+from everbus.protocol.framing.mbap import MbapFramer
+from everbus.service.context import ConnectionInfo
 from everbus.service.pipeline import Pipeline
 from everbus.service.units import Units
-from everbus.testing import RecordingObserver
+from tests.fuzz.serving import AllowAllSlowly, Conversation, Served, check_answer, device
 
 HEADER = Struct(">HHHB")
 VECTORS = json.loads((Path(__file__).parent.parent / "data" / "vectors.json").read_text())
@@ -39,64 +31,6 @@ ADUS = [bytes.fromhex(v["adu_hex"]) for v in VECTORS if v["kind"] == "adu"]
 
 def adu(pdu: bytes, transaction: int, unit: int) -> bytes:
     return HEADER.pack(transaction, 0, len(pdu) + 1, unit) + pdu
-
-
-def device() -> LocalDevice:
-    """One with holes, a short file and filled queues, so that every exception can happen."""
-    queues = FifoQueues()
-    for address, number in ((0x04DE, 2), (0x75, 31), (0, 32)):
-        for value in range(number):
-            queues.push(address, value)
-    bank = Bank(holding_registers=[(0, 1000), (2000, 63536)], coils=[(0, 100), (200, 5000)])
-    return LocalDevice(bank, files=FileStore({1: 100, 4: 10000}, max_bytes=100_000), queues=queues)
-
-
-@dataclass
-class Served:
-    """What a server made of a stream."""
-
-    frames: list[Frame] = field(default_factory=list)
-    answers: list[bytes] = field(default_factory=list)
-    fault: FramingError | None = None
-
-
-class Conversation:
-    """Session, pipeline and device of one connection; checks each step."""
-
-    def __init__(self) -> None:
-        self.observer = RecordingObserver()
-        self.framer = MbapFramer()
-        self.session = ServerSession(self.framer)
-        self.pipeline = Pipeline(Units(device()), observer=self.observer)
-        self.info = ConnectionInfo(1, "192.0.2.1:1", "192.0.2.1", "tcp://192.0.2.2:502")
-
-    def serve(self, pieces: list[bytes]) -> Served:
-        served = Served()
-        for piece in pieces:
-            for frame in self.session.receive(memoryview(piece)):
-                answer = self.pipeline.answer(frame, self.info)
-                assert isinstance(answer, bytes), frame
-                check_answer(frame, answer)
-                served.frames.append(frame)
-                served.answers.append(self.session.reply(frame.unit, answer, frame.transaction))
-            assert self.framer.pending < MAX_ADU_BYTES
-        served.fault = self.session.fault
-        assert self.observer.events == []
-        return served
-
-
-def check_answer(frame: Frame, answer: bytes) -> None:
-    """A legal PDU that answers this request."""
-    assert 2 <= len(answer) <= 253, frame
-    assert answer[0] & 0x7F == frame.pdu[0] & 0x7F, frame
-    response = PUBLIC.decode_response(answer)
-    assert response.encode() == answer, frame
-    if isinstance(response, ExceptionResponse):
-        assert len(answer) == 2, frame
-        assert response.exception_code in (1, 2, 3, 4), frame
-    else:
-        request = PUBLIC.decode_request(frame.pdu)
-        assert request.mismatch(response) is None, frame
 
 
 def check_addressing(served: Served) -> None:
@@ -171,16 +105,15 @@ def foreign(chance: random.Random) -> bytes:
 
 
 STREAMS = [noise, framed_noise, plausible, mutated, foreign]
-AMOUNTS = [2000, pytest.param(20_000, marks=pytest.mark.slow)]
+AMOUNT = 2000
 
 
-@pytest.mark.parametrize("number", AMOUNTS)
 @pytest.mark.parametrize("make", STREAMS, ids=lambda make: make.__name__)
-def test_any_stream_gives_legal_answers_or_a_fault(make: Callable[[random.Random], bytes], number: int) -> None:
+def test_any_stream_gives_legal_answers_or_a_fault(make: Callable[[random.Random], bytes]) -> None:
     chance = random.Random(make.__name__)
     frames = faults = 0
     conversation = Conversation()
-    for _ in range(number):
+    for _ in range(AMOUNT):
         served = conversation.serve(cut(chance, make(chance)))
         check_addressing(served)
         frames += len(served.frames)
@@ -203,15 +136,6 @@ def test_a_stream_is_answered_alike_whole_and_in_any_pieces() -> None:
         for other in (bytewise, pieces):
             assert (other.frames, other.answers) == (whole.frames, whole.answers)
             assert (other.fault is None) == (whole.fault is None)
-
-
-class AllowAllSlowly:
-    """Allows everything, but wants to see each request: nothing takes the short way."""
-
-    unconditional = False
-
-    def allows(self, request: AnyRequest, context: RequestContext) -> bool:
-        return True
 
 
 def test_plain_reads_get_the_same_answer_by_the_short_way_and_by_the_long_way() -> None:
@@ -244,7 +168,7 @@ def test_a_stream_of_anything_leaves_no_memory_behind() -> None:
                 stream = make(chance)
                 total += len(stream)
                 if conversation.serve(cut(chance, stream)).fault is not None:
-                    conversation.session = ServerSession(MbapFramer())
+                    conversation.renew()
             after, _ = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()

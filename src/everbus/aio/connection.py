@@ -198,11 +198,13 @@ class Connection(asyncio.BufferedProtocol):
         session = self._session
         answer_to = self._shared.pipeline.answer
         reply = session.reply
+        info = self.info
         out: list[bytes] = []
         for index, frame in enumerate(frames):
-            answer = answer_to(frame, self.info)
+            answer = answer_to(frame, info)
             if isinstance(answer, bytes):
-                out.append(reply(frame.unit, answer, frame.transaction))
+                unit, _, transaction = frame
+                out.append(reply(unit, answer, transaction))
             elif answer is not None:
                 self._start(frame, answer)
                 if session.full:

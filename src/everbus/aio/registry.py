@@ -86,8 +86,10 @@ class _Lane:
             self.used[member] = None
 
     def remove(self, member: Member) -> None:
-        self.unused.pop(member, None)
-        self.used.pop(member, None)
+        if member in self.used:
+            del self.used[member]
+        else:
+            self.unused.pop(member, None)
 
     def victim(self, now: float, evict_after_s: float) -> Member | None:
         """Who goes when room is needed.
@@ -213,8 +215,12 @@ class Registry:
     def _add(self, member: Member) -> None:
         self._everyone.unused[member] = None
         if member.host:
-            self._peers.setdefault(member.host, _Lane()).unused[member] = None
-        self.peak = max(self.peak, self.admitted)
+            lane = self._peers.get(member.host)
+            if lane is None:
+                lane = self._peers[member.host] = _Lane()
+            lane.unused[member] = None
+        if (admitted := self.admitted) > self.peak:
+            self.peak = admitted
 
     def _within_rate(self, host: str, now: float) -> bool:
         rate = self._limits.max_connects_per_peer_per_s

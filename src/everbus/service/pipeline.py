@@ -74,10 +74,11 @@ class Pipeline:
 
     def answer(self, frame: Frame, connection: ConnectionInfo) -> bytes | Pending | None:
         """The response PDU to a request, or what to wait for, or None: stay silent."""
-        station = self._units.station(frame.unit)
-        if station is not None and station.local is not None and self._plain_reads:
+        unit, pdu, _ = frame
+        station = self._units.station(unit)
+        if self._plain_reads and station is not None and (local := station.local) is not None:
             try:
-                answer = station.local.answer_wire(frame.pdu)
+                answer = local.answer_wire(pdu)
             except Exception as error:  # noqa: BLE001  as below
                 context = RequestContext(connection, frame.unit, frame.transaction)
                 return self._refuse(error, frame.pdu[0], context, station.diagnostics)

@@ -41,8 +41,10 @@ def test_an_unknown_scenario() -> None:
 
 
 def test_a_run_that_would_end_before_it_can_judge() -> None:
-    with pytest.raises(ConfigurationError, match=r"half-open judges after hold_s = 30 s, so duration_s must be more"):
+    with pytest.raises(ConfigurationError, match=r"half-open judges after 30 s .*, so duration_s must be more"):
         SoakOptions(scenario="half-open", duration_s=30.0)
+    with pytest.raises(ConfigurationError, match=r"slow-reader judges after 10 s \(hold_s is 30\)"):
+        SoakOptions(scenario="slow-reader", duration_s=10.0)
     SoakOptions(scenario="half-open", duration_s=30.1)
     SoakOptions(scenario="half-open", duration_s=3.0, hold_s=2.0)
     SoakOptions(scenario="mixed", duration_s=3.0)

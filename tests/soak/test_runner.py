@@ -189,6 +189,16 @@ def test_an_interrupt_ends_the_cycles_and_what_was_seen_is_judged(made_up: MadeU
     assert (result.verdict, result.record is None) == (Verdict.CLEAN, False)
 
 
+def test_an_interrupt_while_it_settles_judges_what_was_seen(made_up: MadeUp) -> None:
+    def interrupt(stage: str, cycles: int) -> None:
+        if stage == "settling":
+            raise KeyboardInterrupt
+
+    with running("clean") as server:
+        result = soak(ANYWHERE, made_up_options(settle_s=60.0, grace_s=60.0), server.pid, interrupt)
+    assert (result.interrupted, result.cycles, result.verdict) == (True, 60, Verdict.CLEAN)
+
+
 def test_an_interrupt_that_comes_again_ends_the_run_at_once(made_up: MadeUp) -> None:
     def interrupt(stage: str, cycles: int) -> None:
         raise KeyboardInterrupt

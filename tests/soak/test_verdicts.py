@@ -118,7 +118,9 @@ def test_one_failure_is_failing() -> None:
 
 
 def test_a_run_without_a_cycle_proves_nothing() -> None:
-    assert judge(0, NO_FAILURES, record([(0, 8, 1), (0, 8, 1)])).findings == ("not one cycle came to its end",)
+    for descriptors in (8, 80):
+        seen = record([(0, 8, 1), (0, descriptors, 1)])
+        assert judge(0, NO_FAILURES, seen).findings == ("not one cycle came to its end",)
 
 
 def test_a_server_that_is_gone() -> None:

@@ -79,10 +79,11 @@ class SoakOptions:
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise ConfigurationError(f"{name} is a number of {low:,} to {high:,}, not {value}")
-        if SCENARIOS[self.scenario].holds and self.duration_s is not None and self.duration_s <= self.hold_s:
+        judged_s = SCENARIOS[self.scenario].held_share * self.hold_s
+        if judged_s and self.duration_s is not None and self.duration_s <= judged_s:
             raise ConfigurationError(
-                f"{self.scenario} judges after hold_s = {self.hold_s:g} s, so duration_s must be more than that, "
-                f"not {self.duration_s:g}"
+                f"{self.scenario} judges after {judged_s:g} s (hold_s is {self.hold_s:g}), so duration_s must be more "
+                f"than that, not {self.duration_s:g}"
             )
 
     def resolved(self) -> SoakOptions:

@@ -117,6 +117,7 @@ class _Run:
                 if rest_at == pause_at:
                     self._pause()
                 at_rest()
+                self.clock.restart()
         self._cycles_up_to(last)
 
     def _rests(self) -> tuple[int, list[int]]:
@@ -188,7 +189,6 @@ class _Run:
     def _pause(self) -> None:
         self._progress("pause", self.tally.cycles)
         self._stop.wait(self._options.pause_s)
-        self.clock.restart()
 
     def _work(self, last: float) -> None:
         try:
@@ -265,8 +265,13 @@ def soak(
         watch = None if pid is None else _Watch(pid, run, options)
         run.make(watch.sampler.sample if watch is not None else lambda: None)
         if watch is not None:
-            progress("settling", run.tally.cycles)
-            watch.settle(options)
+            try:
+                progress("settling", run.tally.cycles)
+                watch.settle(options)
+            except KeyboardInterrupt:
+                if run.interrupted:
+                    raise
+                run.interrupted = True
     finally:
         if watch is not None:
             watch.sampler.stop()  # before the polite clients leave, who were there at the start

@@ -46,8 +46,8 @@ _LEAST_MEMORY_PER_CYCLE: Final = 64
 
 _LATE_SHARE: Final = 0.01
 _LATE_TIMES: Final = 2
-"""So many requests of each polite client, and one in a hundred of all, must be late to convict: one stall
-of a machine that others use too makes each of them late once."""
+"""So many requests of each polite client, and one in a hundred of all, must be late to convict. A request that
+could not be made because the one before was late counts too: a long stall counts for what it cost."""
 
 
 class Verdict(StrEnum):
@@ -266,6 +266,8 @@ def _ended(cycles: int, record: ProcessRecord) -> str:
 
 def _leak(cycles: int, record: ProcessRecord) -> str:
     """What leaks, with the numbers; empty if nothing does."""
+    if not cycles:
+        return ""  # whoever else came and went, it was not by what was done here
     for name, figure, least, values in (
         ("listening sockets", record.listeners, _LEAST_LISTENERS, [s.listeners for s in record.samples]),
         ("descriptors", record.descriptors, _LEAST_DESCRIPTORS, [s.descriptors for s in record.samples]),

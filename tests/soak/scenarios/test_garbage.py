@@ -145,6 +145,12 @@ def test_the_next_connection_must_be_answered() -> None:
 
 
 @pytest.mark.slow
+def test_a_server_that_dies_of_the_first_is_convicted_not_missed() -> None:
+    found = verdicts(brief("garbage", cycles=200, polite=0, concurrency=1, timeout_s=0.5), DiesOfGarbage)
+    assert found[DiesOfGarbage].verdict is Verdict.FAILING
+
+
+@pytest.mark.slow
 def test_both_ways() -> None:
     options = brief("garbage", duration_s=2.0, concurrency=4, timeout_s=0.5)
     found = verdicts(options, Deaf, DiesOfGarbage, Right, EVERBUS)

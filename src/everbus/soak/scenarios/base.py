@@ -66,8 +66,8 @@ class Scenario(ABC):
     late_s: ClassVar[float | None] = None
     """Polite clients may wait so long; None: until their timeout."""
 
-    holds: ClassVar[bool] = False
-    """A cycle is judged only after ``hold_s``: a run must be longer."""
+    held_share: ClassVar[float] = 0.0
+    """The share of ``hold_s`` after which a cycle is judged: a run must be longer."""
 
     def part(self, number: int) -> Scenario:
         """The scenario whose cycle this number is: itself, unless it is made of others."""

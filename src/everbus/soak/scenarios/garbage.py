@@ -60,8 +60,12 @@ class Garbage(Scenario):
                 raise CycleFailedError(FailureKind.DEAF, message) from error
             except OSError:
                 pass  # closed with a reset, as it may
-        with target.connect() as link:
-            exchange(target, link, number)
+        try:
+            with target.connect() as link:
+                exchange(target, link, number)
+        except CycleFailedError as error:
+            error.connected = True  # it was there before the garbage
+            raise
 
 
 def _offend(target: Target, link: Link, garbage: bytes, good_id: int) -> None:

@@ -27,7 +27,7 @@ class HalfOpen(Scenario):
     summary: ClassVar[str] = "connect, send a part of a request, and wait; some send one byte more every second"
     criterion: ClassVar[str] = "Half a frame that is still held after 30 s (or as long as was asked for) convicts."
     defaults: ClassVar[Defaults] = Defaults(cycles=100, concurrency=50)
-    holds: ClassVar[bool] = True
+    held_share: ClassVar[float] = 1.0
 
     def cycle(self, target: Target, number: int) -> None:
         chance = chance_of(self.name, number)

@@ -20,7 +20,6 @@ _MOST_BYTES: Final = _MIB
 """What one of them sends as fast as it goes, one request now and then after that: the answers are more than
 twenty times as long."""
 
-_STAY_SHARE: Final = 1 / 3
 _BUFFER_BYTES: Final = 4096
 _SIP_S: Final = 1.0
 _AGAIN_S: Final = 0.05
@@ -35,10 +34,12 @@ class SlowReader(Scenario):
     name: ClassVar[str] = "slow-reader"
     summary: ClassVar[str] = "ask for long answers and never read them; some read one byte a second"
     criterion: ClassVar[str] = (
-        "More than 16 MiB above the server's memory at the start convict, and so do polite clients of whose "
-        "requests one in a hundred takes over 250 ms longer than this machine itself was late."
+        "More than 16 MiB above the server's memory at the start convict (with 8 at a time, which is the default), "
+        "and so does lateness: one in a hundred polite requests, and two of each client, that took over 250 ms and "
+        "twice what this machine itself was late, or could not be made meanwhile."
     )
     defaults: ClassVar[Defaults] = Defaults(duration_s=30.0, concurrency=8)
+    held_share: ClassVar[float] = 1 / 3
     most_growth_bytes: ClassVar[int | None] = 16 * _MIB
     late_s: ClassVar[float | None] = 0.25
 
@@ -49,7 +50,7 @@ class SlowReader(Scenario):
         asked = b"".join(session.submit(target.unit, request)[1] for _ in range(_REQUESTS))
         with target.connect(_BUFFER_BYTES) as link:
             with suppress(OSError):  # the server has had enough of it, as it should
-                _ask_on(link, asked, time.monotonic() + target.hold_s * _STAY_SHARE, sips)
+                _ask_on(link, asked, time.monotonic() + target.hold_s * self.held_share, sips)
             link.reset()
 
 

@@ -73,15 +73,16 @@ coverage: suite  ## The whole suite, then coverage line by line in htmlcov/index
 	$(BIN)/coverage report
 	$(BIN)/coverage html --quiet
 
-bench: $(DEV)  ## everbus beside its peers on a quiet machine, 15 minutes; kept in bench/results
-	$(BIN)/python -m bench
-	$(BIN)/python -m tools.figures --write
+bench: $(DEV)  ## everbus beside its peers, on a quiet machine; kept in bench/results
+	$(BIN)/python -m bench; verdict=$$?; $(BIN)/python -m tools.figures --write && exit $$verdict
 
 bench-quick: $(DEV)  ## The same in two minutes, nothing kept
 	$(BIN)/python -m bench --quick
 
 soak: $(DEV)  ## Ten minutes of every abuse at random on everbus serve; the report goes to docs/soak
-	$(BIN)/everbus soak --scenario mixed --duration $(SOAK_S) --report docs/soak/report.md --json > docs/soak/report.json
+	@mkdir -p docs/soak .venvs/soak
+	$(BIN)/everbus soak --scenario mixed --duration $(SOAK_S) --report .venvs/soak/report.md --json > .venvs/soak/report.json
+	cp .venvs/soak/report* docs/soak/
 	$(BIN)/python -m tools.figures --write
 
 fuzz: $(DEV)  ## Coverage-guided fuzzing of framers, decoders and sessions, FUZZ_S seconds each
@@ -100,7 +101,7 @@ pins:  ## Resolve requirements/*.txt anew, on the oldest supported Python
 clean:  ## Remove everything that was made here
 	rm -rf .venv .venvs build dist htmlcov .coverage .coverage.* .hypothesis .fuzz
 	rm -rf .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
-	find src tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src tests tools bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- environments: a stamp newer than its requirements means that nothing is to be done --------
 

@@ -18,7 +18,7 @@ from bench.cases import IDLE_CONNECTIONS
 from bench.programs import floor_server, libmodbus_server
 from tools.environments import PYMODBUS, PYMODBUSTCP, TMODBUS, environment, newer_python
 
-__all__ = ["FLOOR", "OWN", "OWN_UVLOOP", "Contender", "Server", "contenders", "free_port", "running"]
+__all__ = ["FLOOR", "OWN", "OWN_UVLOOP", "Contender", "Server", "contenders", "free_port", "own", "running"]
 
 OWN: Final = "everbus"
 OWN_UVLOOP: Final = "everbus, uvloop"
@@ -31,6 +31,7 @@ _STOP_S: Final = 5.0
 _LOOK_S: Final = 0.002
 _READ: Final = bytes.fromhex("0001 0000 0006 01 03 0000 0001")
 _CROWD: Final = IDLE_CONNECTIONS + 100
+_PYTHON: Final = "import platform; print('Python', platform.python_version())"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +42,7 @@ class Contender:
         name: its key in the results, with its version where it is not ours.
         command: starts it, but for the port, which comes last.
         import_command: only loads its code and ends; empty for what is not Python.
+        version_command: prints what it is made of; empty where there is nothing to say.
         crowd: what it is told on top to take 10,000 connections.
         port_prefix: what stands before the port.
     """
@@ -48,8 +50,15 @@ class Contender:
     name: str
     command: tuple[str, ...]
     import_command: tuple[str, ...] = ()
+    version_command: tuple[str, ...] = ()
     crowd: tuple[str, ...] = ()
     port_prefix: str = ""
+
+    def version(self) -> str:
+        """What it is made of, in a few words; empty if its name says it all."""
+        if not self.version_command:
+            return ""
+        return subprocess.run(self.version_command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +82,7 @@ class Server:
 
 def contenders() -> tuple[list[Contender], dict[str, str]]:
     """Those that can take part here, ours first, and why the others cannot."""
-    found = [_own(OWN, "asyncio"), _own(OWN_UVLOOP, "uvloop")]
+    found = [own(OWN, "asyncio"), own(OWN_UVLOOP, "uvloop")]
     missing: dict[str, str] = {}
     for name, program, why in (
         (FLOOR, floor_server(), "there is no gcc"),
@@ -82,7 +91,8 @@ def contenders() -> tuple[list[Contender], dict[str, str]]:
         if program is None:
             missing[name] = why
         else:
-            found.append(Contender(name=name, command=(str(program),)))
+            version = ("pkg-config", "--modversion", "libmodbus") if name == LIBMODBUS else ()
+            found.append(Contender(name=name, command=(str(program),), version_command=version))
     for requirement, script, loads, oldest in (
         (PYMODBUS, "pymodbus_server.py", "import pymodbus.server, pymodbus.datastore", (3, 11)),
         (PYMODBUSTCP, "pymodbustcp_server.py", "import pyModbusTCP.server", (3, 11)),
@@ -93,17 +103,28 @@ def contenders() -> tuple[list[Contender], dict[str, str]]:
             missing[requirement] = f"it needs Python {oldest[0]}.{oldest[1]}"
             continue
         python = str(environment(requirement, interpreter))
-        command = (python, str(_PEERS / script))
-        found.append(Contender(name=requirement, command=command, import_command=(python, "-c", loads)))
+        found.append(
+            Contender(
+                name=requirement,
+                command=(python, str(_PEERS / script)),
+                import_command=(python, "-c", loads),
+                version_command=(python, "-c", _PYTHON),
+            )
+        )
     return found, missing
 
 
-def _own(name: str, loop: str) -> Contender:
+def own(name: str, loop: str) -> Contender:
     """Our own, as its command line serves it with its default settings."""
     return Contender(
         name=name,
         command=(sys.executable, "-m", "everbus", "serve", "--loop", loop, "--listen"),
         import_command=(sys.executable, "-c", "from everbus import Server, Bank"),
+        version_command=(
+            sys.executable,
+            "-c",
+            f"import {loop}; {_PYTHON}; print({loop}.__dict__.get('__version__', ''))",
+        ),
         crowd=("--max-connections", str(_CROWD), "--max-connections-per-peer", str(_CROWD)),
         port_prefix="tcp://127.0.0.1:",
     )

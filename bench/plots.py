@@ -83,6 +83,8 @@ def _latency(document: Document, path: Path) -> None:
 
 def _memory(document: Document, path: Path) -> None:
     reached = [name for name in names(document) if document["idle"][name]["connections"]][::-1]
+    if not reached:
+        return
     figure = Figure(figsize=(8, 0.9 + 0.5 * len(reached)), layout="constrained")
     axes = figure.subplots()
     values: Sequence[float] = [document["idle"][name]["bytes_each"] / 1024 for name in reached]
@@ -96,7 +98,7 @@ def _memory(document: Document, path: Path) -> None:
 
 def _title(figure: Figure, document: Document, text: str) -> None:
     facts = document["about"]
-    figure.suptitle(f"{text}\n{facts['date']}, {facts['machine']}, Python {facts['python']}", fontsize=12.5)
+    figure.suptitle(f"{text}\n{facts['date']}, {facts['machine']}, everbus {facts['everbus']}", fontsize=12.5)
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -47,5 +48,7 @@ def _compiled(source: Path, *flags: str) -> Path | None:
     program = _BUILT / source.stem
     if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
         _BUILT.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["gcc", "-O2", "-Wall", "-Wextra", "-o", str(program), str(source), *flags], check=True)
+        made = program.with_name(f"{program.name}-{os.getpid()}")
+        subprocess.run(["gcc", "-O2", "-Wall", "-Wextra", "-o", str(made), str(source), *flags], check=True)
+        made.replace(program)  # at once: another process may do the same
     return program

@@ -71,7 +71,7 @@ def exchange(sock: socket.socket, request: bytes, expected: bytes) -> None:
 def prepare(port: int) -> None:
     """Give the registers that are read their values."""
     with connected(port) as sock:
-        for at in range(0, 256, 64):
+        for at in range(0, 320, 64):
             exchange(sock, *write(at, 64))
 
 
@@ -144,9 +144,11 @@ class Loop:
 
     def lost(self) -> int:
         """Requests that are still without an answer after some silence."""
-        while ready := self.poll.poll(_LATE_S):
+        while self.sent and (ready := self.poll.poll(_LATE_S)):
             for number, _ in ready:
                 self.take(number)
+        if any(self.rest.values()):
+            raise LoadError("an answer that breaks off, or is not what was asked for")
         return len(self.sent)
 
 

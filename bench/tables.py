@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from bench.cases import CASES, CHURN_CONNECTIONS, IDLE_CONNECTIONS
+from bench.cases import CASES, CHURN_CONNECTIONS, IDLE_CONNECTIONS, Case
 from bench.contenders import OWN
 from bench.reach import PROMISES, per_s, ratio
 
-__all__ = ["about", "everything", "promises", "rates"]
+__all__ = ["about", "everything", "lost", "promises", "rates"]
 
 Document = dict[str, Any]
 
@@ -34,15 +34,20 @@ def names(document: Document) -> list[str]:
 def about(document: Document) -> str:
     """When, where, with what."""
     facts = document["about"]
-    versions = ", ".join(shown(name) for name in names(document) if "==" in name)
-    pinned = (
-        "; servers on one processor, the load on another, where it polls without sleeping" if facts["pinned"] else ""
-    )
+    versions = ", ".join(filter(None, (_version(document, name) for name in names(document))))
+    pinned = "; servers on one processor, the load on another" if facts["pinned"] else ""
+    if facts["pinned"] and facts["load_generator"] == "C":
+        pinned += ", where it polls without sleeping"
     return (
-        f"{facts['date']}; {facts['machine']}; Python {facts['python']}; everbus {facts['everbus']}, {versions}; "
+        f"{facts['date']}; {facts['machine']}; everbus {facts['everbus']}; {versions}; "
         f"load generator in {facts['load_generator']}; medians of {facts['rounds']} rounds of {facts['seconds']:g} s, "
         f"interleaved, every answer checked{pinned}."
     )
+
+
+def _version(document: Document, name: str) -> str:
+    said = " ".join(document["about"]["versions"][name].split())
+    return f"{shown(name)} ({said})" if said else ""
 
 
 def promises(document: Document) -> str:
@@ -115,10 +120,16 @@ def others(document: Document) -> str:
     return table(["", *map(shown, names(document))], rows)
 
 
+def lost(document: Document) -> str:
+    """Requests that nobody answered: the most of any round, by case and server."""
+    cases = (case for case in CASES if any(m["median"]["lost"] for m in document["cases"][case.name].values()))
+    said = "; ".join(_lost(document, case) for case in cases) or "none"
+    return f"Requests that were never answered: {said}."
+
+
 def everything(document: Document) -> str:
     """All of it."""
     mebibyte = 1 << 20
-    lost = [case for case in CASES if any(m["median"]["lost"] for m in document["cases"][case.name].values())]
     parts = [
         "# everbus beside its peers",
         about(document),
@@ -130,13 +141,12 @@ def everything(document: Document) -> str:
         figures(document, "processor time of the server, µs a request", "server_cpu_us", lambda v: f"{v:.1f}"),
         figures(document, "memory of the server afterwards, MiB", "memory_bytes", lambda v: f"{v / mebibyte:.0f}"),
         others(document),
-        "Requests that were never answered: "
-        + ("; ".join(_lost(document, case.name) for case in lost) or "none")
-        + ".",
+        lost(document),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _lost(document: Document, case: str) -> str:
-    found = document["cases"][case].items()
-    return f"{case}: " + ", ".join(f"{m['median']['lost']:,.0f} by {shown(n)}" for n, m in found if m["median"]["lost"])
+def _lost(document: Document, case: Case) -> str:
+    found = document["cases"][case.name].items()
+    by = (f"{m['median']['lost']:,.0f} by {shown(name)}" for name, m in found if m["median"]["lost"])
+    return f"{case.title}: {', '.join(by)}"

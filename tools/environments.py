@@ -6,9 +6,12 @@ everbus runs in: what a peer needs may contradict what everbus is developed with
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tools.pythons import SUPPORTED, find
@@ -41,12 +44,22 @@ def environment(requirement: str, python: Path | None = None) -> Path:
     """
     folder = FOLDER / requirement.replace("==", "-")
     made = folder / "bin" / "python"
-    if not (folder / _MADE).exists():
-        subprocess.run([str(python or sys.executable), "-m", "venv", "--clear", str(folder)], check=True)
-        install = [str(made), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", requirement]
-        subprocess.run(install, check=True)
-        (folder / _MADE).touch()
+    with _alone(folder.name):
+        if not (folder / _MADE).exists():
+            subprocess.run([str(python or sys.executable), "-m", "venv", "--clear", str(folder)], check=True)
+            install = [str(made), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", requirement]
+            subprocess.run(install, check=True)
+            (folder / _MADE).touch()
     return made
+
+
+@contextmanager
+def _alone(name: str) -> Iterator[None]:
+    """Others that want to make the same one wait, and find it made: tests run in several processes."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with (FOLDER / f".{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def newer_python(version: tuple[int, int]) -> Path | None:
@@ -70,10 +83,11 @@ def node_modules(source: Path) -> Path:
     folder = FOLDER / "node"
     made = folder / _MADE
     wanted = b"".join((source / name).read_bytes() for name in _PACKAGES)
-    if not made.exists() or made.read_bytes() != wanted:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in _PACKAGES:
-            shutil.copyfile(source / name, folder / name)
-        subprocess.run(_NPM_CI, cwd=folder, stdout=sys.stderr, check=True)
-        made.write_bytes(wanted)
+    with _alone(folder.name):
+        if not made.exists() or made.read_bytes() != wanted:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in _PACKAGES:
+                shutil.copyfile(source / name, folder / name)
+            subprocess.run(_NPM_CI, cwd=folder, stdout=sys.stderr, check=True)
+            made.write_bytes(wanted)
     return folder / "node_modules"

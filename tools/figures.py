@@ -41,6 +41,8 @@ def soak(*arguments: str) -> dict[str, Any]:
     """What ``everbus soak --json`` prints."""
     command = [sys.executable, "-m", "everbus", "soak", "--json", "--cycles", str(CYCLES), *arguments]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode not in (0, 1):
+        raise RuntimeError(done.stderr)
     result: dict[str, Any] = json.loads(done.stdout)
     return result
 
@@ -73,9 +75,10 @@ def kept(path: Path) -> dict[str, Any]:
 
 def churn_table(document: dict[str, Any]) -> str:
     """The churn's figures as a table."""
+    pause_s = document["runs"]["everbus"]["options"]["pause_s"]
     lines = [
-        f"`everbus soak`, {document['cycles']} cycles of connect, read, disconnect with a pause of 1.5 s after half of",
-        f"them ({document['date']}; {document['machine']}; everbus {document['everbus']}):",
+        f"`everbus soak`, {document['cycles']} cycles of connect, read, disconnect with a pause of {pause_s:g} s after",
+        f"half of them ({document['date']}; {document['machine']}; everbus {document['everbus']}):",
         "",
         "| server | verdict | failed cycles | descriptors, start → peak → end | listening sockets | memory, MiB |",
         "|---|---|---|---|---|---|",
@@ -112,6 +115,7 @@ def bench_block(document: dict[str, Any]) -> str:
             f"`make bench`: {tables.about(document)}",
             tables.promises(document),
             tables.rates(document),
+            tables.lost(document),
             "![Requests answered a second](bench/results/rates.svg)",
             "Latencies, processor time, memory, import and start: [bench/results](bench/results/bench.md).",
         ]

@@ -23,7 +23,7 @@ def made_up(**changes: float) -> dict[str, Any]:
     about = {
         "date": "2026-01-02",
         "machine": "m, 2 cores",
-        "python": "3.11.7",
+        "versions": {OWN: "Python 3.11.7", FLOOR: "", PYMODBUS: "Python 3.11.7", TMODBUS: "Python 3.12.1"},
         "everbus": "1.0",
         "rounds": 5,
         "seconds": 1.0,

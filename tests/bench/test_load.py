@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,8 +19,6 @@ from bench import programs
 from bench.contenders import Contender, running
 
 SLOW_LOAD = [sys.executable, str(Path(programs.__file__).with_name("slow_load.py"))]
-LOADS = {"c": programs.load_command(), "python": SLOW_LOAD}
-
 pytestmark = pytest.mark.slow
 
 Twist = Callable[[int, bytes], bytes]
@@ -96,11 +95,13 @@ def load(command: list[str], port: int, *arguments: str) -> subprocess.Completed
     return subprocess.run([*command, str(port), *arguments], capture_output=True, text=True, check=False, timeout=30)
 
 
-@pytest.fixture(params=LOADS)
+@pytest.fixture(params=["c", "python"])
 def command(request: pytest.FixtureRequest) -> list[str]:
-    if request.param == "c" and not programs.load_is_compiled():
+    if request.param == "python":
+        return SLOW_LOAD
+    if not programs.load_is_compiled():
         pytest.skip("there is no gcc")
-    return LOADS[request.param]
+    return programs.load_command()
 
 
 @pytest.mark.parametrize("arguments", [("3", "4", "read", "10"), ("2", "1", "write", "5"), ("1", "16", "read", "125")])
@@ -113,6 +114,20 @@ def test_good_answers_are_counted(command: list[str], arguments: tuple[str, ...]
     assert result["answered"] > 100
     assert result["lost"] == 0
     assert 0 < result["p50_us"] <= result["p99_us"] <= result["p999_us"]
+
+
+def test_the_latency_is_what_the_server_takes(command: list[str]) -> None:
+    def late(_: int, answer: bytes) -> bytes:
+        time.sleep(0.02)
+        return answer
+
+    with serving(late) as port:
+        done = load(command, port, "closed", "1", "1", "read", "10", "1")
+    result = json.loads(done.stdout)
+    assert result["p50_us"] * 1.04 >= 20_000  # the steps of the histogram are 3 % wide
+    assert result["p50_us"] < 30_000
+    assert 0.8 < result["seconds"] < 1.2
+    assert result["answered"] <= 0.9 / 0.02 + 1
 
 
 def test_cycles_of_connections_are_counted(command: list[str]) -> None:
@@ -131,9 +146,10 @@ def test_cycles_of_connections_are_counted(command: list[str]) -> None:
     ],
     ids=["value", "transaction", "unit", "length"],
 )
-def test_a_wrong_answer_ends_the_run(command: list[str], spoiled: Callable[[bytes], bytes]) -> None:
+@pytest.mark.parametrize("in_flight", ["1", "2"])
+def test_a_wrong_answer_ends_the_run(command: list[str], spoiled: Callable[[bytes], bytes], in_flight: str) -> None:
     with serving(lambda number, answer: spoiled(answer) if number == 50 else answer) as port:
-        done = load(command, port, "closed", "2", "2", "read", "10", "0.5")
+        done = load(command, port, "closed", "2", in_flight, "read", "10", "0.5")
     assert done.returncode == 1
     assert str(port) in done.stderr
 

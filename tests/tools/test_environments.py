@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from subprocess import CalledProcessError
 
@@ -66,6 +67,13 @@ def test_an_environment_is_made_once(machine: Path, python: Path) -> None:
     assert trace(machine) == wanted
     assert environment("stack==1.3", python) != made
     assert len(trace(machine)) == 4
+
+
+def test_two_that_want_the_same_make_it_once(machine: Path, python: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        made = set(pool.map(lambda _: environment("stack==1.2", python), range(2)))
+    assert len(made) == 1
+    assert len(trace(machine)) == 2
 
 
 def test_an_environment_that_failed_is_made_again(machine: Path, python: Path) -> None:

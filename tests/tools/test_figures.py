@@ -38,7 +38,9 @@ def test_the_churn_table_has_a_row_for_each_server() -> None:
         return {"verdict": verdict, "failed": 0, "descriptors": figure, "listeners": figure, "memory": memory}
 
     runs = {"everbus": run(8, "clean"), PYMODBUS_LEAKY: run(900, "leak")}
+    runs["everbus"]["options"] = {"pause_s": 2.5}
     about = {"date": "2026-01-02", "machine": "m", "everbus": "1", "cycles": 512}
     table = figures.churn_table({**about, "runs": runs})
+    assert "with a pause of 2.5 s" in table
     assert "| everbus | clean | 0 | 7 → 8 → 8 | 7 → 8 → 8 | 1.0 → 1.5 → 1.5 |" in table
     assert "| pymodbus 3.7.4 | leak | 0 | 7 → 900 → 900 |" in table

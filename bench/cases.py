@@ -52,7 +52,7 @@ CASES: Final = (
     Case(50, 1, "read", 125),
     Case(50, 1, "write", 10),
 )
-CHURN_CONNECTIONS: Final = 8
+CHURN_CONNECTIONS: Final = 50
 """Connect, read, close: so many at a time."""
 
 IDLE_CONNECTIONS: Final = 10_000

@@ -7,12 +7,18 @@ import inspect
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
+from bench.plots import draw
+from everbus.soak.plots import plot_run
 from everbus.testing import no_leaked_tasks, no_leaks, snapshot
 from everbus.testing.leaks import GRACE_S
+from tests.bench.documents import made_up
+from tests.soak.documents import document
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a background job: our children would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -20,6 +26,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a background job:
 _PURE = ("protocol", "service", "client", "conformance", "fuzz", "contract")
 _SLOW = ("fuzz", "interop")
 _PATIENT = ("bench", "fuzz", "interop", "soak")
+_DRAWING = frozenset({"test_drawing.py", "test_figures.py", "test_plots.py", "test_report.py", "test_rounds.py"})
 _TESTS = Path(__file__).parent
 
 
@@ -42,6 +49,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             wanted.append("leaves_no_task")
         for name in reversed(wanted):
             item.fixturenames.insert(0, name)  # type: ignore[attr-defined]  # first in, last out
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.path.name in _DRAWING:
+        _open_fonts()
+
+
+@cache
+def _open_fonts() -> None:
+    """matplotlib keeps the files of its fonts open: it opens them before anybody looks at what is open."""
+    plot_run(document(), "png")
+    with TemporaryDirectory() as folder:
+        draw(made_up(), Path(folder))
 
 
 @pytest.hookimpl(trylast=True)

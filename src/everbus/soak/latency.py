@@ -20,7 +20,7 @@ class Histogram:
     """Durations counted in buckets; the longest is exact."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self.count: int = 0
         self.worst_s: float | None = None
         self._buckets = Counter[int]()
 

@@ -30,12 +30,12 @@ class Tally:
     """
 
     def __init__(self) -> None:
-        self.answered = 0
-        self.failures = Counter[FailureKind]()
-        self.cycles_of = Counter[str]()
-        self.failed_of = Counter[str]()
-        self.first_failure = ""
-        self.gone = False
+        self.answered: int = 0
+        self.failures: Counter[FailureKind] = Counter()
+        self.cycles_of: Counter[str] = Counter()
+        self.failed_of: Counter[str] = Counter()
+        self.first_failure: str = ""
+        self.gone: bool = False
         self._lock = threading.Lock()
         self._streak = 0
         self._last_answer = time.monotonic()
@@ -75,7 +75,7 @@ class Clock:
     """
 
     def __init__(self, rate: float | None) -> None:
-        self.missed = 0
+        self.missed: int = 0
         self._step_s = 1 / rate if rate else 0.0
         self._due = time.monotonic()
 

@@ -18,7 +18,7 @@ from everbus.resources import raise_descriptor_limit
 
 RESULTS: Final = Path(__file__).resolve().parent / "results"
 _DESCRIPTORS: Final = 10_000 + 1000
-_QUICK: Final = Plan(rounds=5, seconds=0.25)
+_QUICK: Final = Plan(rounds=5, seconds=0.12)
 
 
 def keep(document: dict[str, Any], folder: Path) -> None:

@@ -64,7 +64,7 @@ others: $(DEV)  ## The quick part on each other supported Python of this machine
 suite: $(DEV)  ## The whole test suite, its quick part with branch coverage: protocol/ and service/ need all of it
 	@echo "== the whole suite on $$($(BIN)/python --version): what is slow, by itself; what is patient; the rest with coverage"
 	$(BIN)/python -m pytest -q -m "slow and not patient"
-	$(BIN)/python -m pytest -q -m patient -n 3
+	$(BIN)/python -m pytest -q -m patient -n 3 --dist worksteal
 	$(BIN)/python $(QUICK) --cov --cov-report=
 	@$(BIN)/coverage report --format=total | sed 's/.*/branch coverage of everything: & %/'
 	@$(BIN)/coverage report --fail-under=100 --include='src/everbus/protocol/*,src/everbus/service/*'

@@ -7,7 +7,7 @@ import socket
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -59,7 +59,7 @@ class Device:
             self._threads[-1].start()
 
     def _serve(self, connection: socket.socket) -> None:
-        with connection:
+        with connection, suppress(ConnectionError):  # a client may leave with a reset
             while request := connection.recv(100):
                 self.requests.append(request)
                 size = 2 * request[11]

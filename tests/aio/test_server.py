@@ -22,7 +22,7 @@ from everbus.aio import server as server_module
 from everbus.aio.logs import LogObserver
 from everbus.aio.server import Server
 from everbus.aio.statistics import Drained, Forced
-from everbus.client.endpoint import Endpoint
+from everbus.client.endpoint import Endpoint, parse_endpoint
 from everbus.errors import ConfigurationError, ConnectError, ServerStateError, UsageError
 from everbus.limits import Limits
 from everbus.observe import Event, EventKind
@@ -604,6 +604,24 @@ async def test_what_is_evicted_during_its_admission_is_gone() -> None:
                 held.set()
                 assert await second.ask() == ZERO
         assert server.statistics().closed_by_reason["evicted_unused"] == 1
+
+
+async def test_what_is_evicted_before_its_admission_began_is_gone() -> None:
+    vip = frozenset({"127.0.0.2"})
+    limits = Limits(max_connections=1, max_connections_per_peer=1, max_priority_connections=1, priority_peers=vip)
+    async with Server(Bank(), ANYWHERE, limits=limits) as server:
+        address = ("127.0.0.1", parse_endpoint(server.endpoints[0]).port)
+        with (  # one wake-up accepts both
+            socket.create_connection(address, source_address=("127.0.0.3", 0)) as ordinary,
+            socket.create_connection(address, source_address=("127.0.0.2", 0)) as priority,
+        ):
+            await until(lambda: server.statistics().closed_by_reason.get("evicted_for_priority") == 1)
+            ordinary.settimeout(1.0)
+            with suppress(ConnectionResetError):
+                assert ordinary.recv(1) == b""
+            priority.sendall(adu(1))
+            priority.setblocking(False)
+            assert await asyncio.get_running_loop().sock_recv(priority, 100)
 
 
 async def test_what_is_being_admitted_when_it_stops_is_gone() -> None:

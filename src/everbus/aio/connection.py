@@ -175,7 +175,7 @@ class Connection(asyncio.BufferedProtocol):
     def eof_received(self) -> bool:
         """The peer has no more requests: what it asked is answered, then the connection closes."""
         self._finish_up("peer_closed")
-        return True
+        return self._session.busy
 
     def pause_writing(self) -> None:
         self._blocked_since = monotonic()

@@ -174,23 +174,24 @@ class Server:
             return
         self._opened += 1
         self._tally.notify(Event(EventKind.CONNECTION_OPENED, peer, connection_id=info.connection_id))
-        task = self._loop.create_task(self._connect(connection, sock))
-        connection.admission = task
-        task.add_done_callback(lambda done: self._admitted(done, connection, sock))
+        self._loop.create_task(self._admit(connection, sock))  # type: ignore[unused-awaitable]  # it ends by itself
+
+    async def _admit(self, connection: Connection, sock: socket.socket) -> None:
+        """See a socket into the hands of a transport; where none takes it, its slot is given back here."""
+        connection.admission = asyncio.current_task()  # from here on a cancellation reaches the lines below
+        try:
+            await self._connect(connection, sock)
+        except Exception as error:  # noqa: BLE001  whatever it is, it ends here and is told
+            event = Event(EventKind.ACCEPT_FAILED, connection.info.peer, "setup", str(error), error=error)
+            self._tally.notify(event)
+        finally:
+            connection.admission = None
+            if not connection.made:
+                sock.close()
+                connection.ended("setup")
 
     async def _connect(self, connection: Connection, sock: socket.socket) -> None:
         await self._loop.connect_accepted_socket(lambda: connection, sock)
-
-    def _admitted(self, task: asyncio.Task[None], connection: Connection, sock: socket.socket) -> None:
-        """Admission ended; where no transport took the socket over, its slot is given back here."""
-        connection.admission = None
-        error = None if task.cancelled() else task.exception()
-        if not connection.made:
-            sock.close()
-            connection.ended("setup")
-            if error is not None:
-                event = Event(EventKind.ACCEPT_FAILED, connection.info.peer, "setup", str(error), error=error)
-                self._tally.notify(event)
 
     def _make_room(self) -> bool:
         return self._registry.make_room(monotonic())

@@ -1135,34 +1135,6 @@ async def test_the_first_reason_of_an_abort_stays() -> None:
     assert bench.endings == []
 
 
-async def test_what_is_evicted_before_its_transport_is_there_never_starts() -> None:
-    bench = Bench(Bank())
-    line = bench.admit()
-    task = asyncio.get_running_loop().create_task(asyncio.sleep(100))
-    line.connection.admission = task
-    line.connection.abort("evicted_idle")
-    await turns()
-    assert task.cancelled()
-    line.connection.admission = None
-    line.connection.abort("evicted_idle")  # nothing is left that could be ended
-    line.make()  # as the transport may be made all the same
-    assert line.wire.was_aborted()
-    await turns()
-    assert bench.observer.reasons(EventKind.CONNECTION_EVICTED) == ["evicted_idle"]
-    assert len(bench.registry) == 0
-
-
-async def test_what_is_stopped_before_its_transport_is_there_never_starts() -> None:
-    bench = Bench(Bank())
-    line = bench.admit()
-    line.connection.drain()
-    assert line.connection.unsent_bytes == 0
-    line.make()
-    await turns()
-    assert line.wire.is_closing()
-    assert bench.endings == ["stopping"]
-
-
 async def test_a_slot_whose_transport_never_came_is_given_back_too() -> None:
     bench = Bench(Bank())
     line = bench.admit()

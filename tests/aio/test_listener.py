@@ -40,7 +40,9 @@ class Door:
         self.delivered: list[socket.socket] = []
         self.addresses: list[Any] = []
         self.on_deliver: Callable[[], object] = lambda: None
-        self.listener = kind(endpoint, limits or Limits(), self.observer, self._deliver, make_room)
+        self.in_use: set[int] = set()
+        told = self.in_use.__contains__
+        self.listener = kind(endpoint, limits or Limits(), self.observer, self._deliver, make_room, in_use=told)
 
     def _deliver(self, sock: socket.socket, address: Any, by: Listener) -> None:
         assert by is self.listener
@@ -616,6 +618,25 @@ async def test_another_listening_socket_under_our_number_is_left_alone() -> None
             other.settimeout(1.0)
             with socket.create_connection(other.getsockname()), other.accept()[0]:
                 pass
+        await serves(door)
+
+
+async def test_a_number_that_one_of_our_connections_has_now_is_left_alone() -> None:
+    loop = asyncio.get_running_loop()
+    with opened(Door()) as door:
+        number = door.number
+        one, other = socket.socketpair()
+        heard: list[bytes] = []
+        os.dup2(one.fileno(), number)
+        one.close()
+        with socket.socket(fileno=number) as sock, other:
+            loop.remove_reader(number)
+            loop.add_reader(number, lambda: heard.append(sock.recv(100)))
+            door.in_use.add(number)
+            assert not door.listener.check()
+            other.sendall(b"still there")
+            await until(lambda: heard == [b"still there"])
+            loop.remove_reader(number)
         await serves(door)
 
 

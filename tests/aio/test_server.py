@@ -22,7 +22,8 @@ from everbus.aio import server as server_module
 from everbus.aio.logs import LogObserver
 from everbus.aio.server import Server
 from everbus.aio.statistics import Drained, Forced
-from everbus.client.endpoint import Endpoint, parse_endpoint
+from everbus.aio.transport import Sockets
+from everbus.client.endpoint import Endpoint
 from everbus.errors import ConfigurationError, ConnectError, ServerStateError, UsageError
 from everbus.limits import Limits
 from everbus.observe import Event, EventKind
@@ -571,71 +572,22 @@ async def test_out_of_descriptors_it_serves_on_and_recovers() -> None:
         assert server.statistics().listeners == 1
 
 
-async def test_a_socket_that_cannot_be_set_up_gives_its_slot_back() -> None:
-    class Failing(Server):
-        async def _connect(self, connection: Any, sock: socket.socket) -> None:
-            raise OSError(errno.EINVAL, "it was reset before it was looked at")
+async def test_a_socket_that_cannot_be_set_up_gives_its_slot_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    def attach(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "the system watches too many already")
 
     observer = RecordingObserver()
-    async with Failing(Bank(), ANYWHERE, observer=observer) as server:
+    async with Server(Bank(), ANYWHERE, observer=observer) as server:
+        monkeypatch.setattr(Sockets, "attach", attach)
         async with peer(server.endpoints[0]) as one:
             assert await one.end() in ("eof", "reset")
         found = server.statistics()
         assert (found.connections, found.opened, found.closed) == (0, 1, 1)
         assert found.closed_by_reason == {"setup": 1}
         assert found.accept_errors == {"setup": 1}
-
-
-async def test_what_is_evicted_during_its_admission_is_gone() -> None:
-    held = asyncio.Event()
-
-    class Hesitating(Server):
-        async def _connect(self, connection: Any, sock: socket.socket) -> None:
-            await held.wait()
-            await super()._connect(connection, sock)
-
-    limits = Limits(max_connections=1, max_connections_per_peer=1)
-    async with Hesitating(Bank(), ANYWHERE, limits=limits) as server:
-        async with peer(server.endpoints[0], "127.0.0.2") as first:
-            await until(lambda: server.statistics().opened == 1)
-            await asyncio.sleep(0.15)
-            async with peer(server.endpoints[0], "127.0.0.3") as second:
-                assert await first.end() in ("eof", "reset")
-                held.set()
-                assert await second.ask() == ZERO
-        assert server.statistics().closed_by_reason["evicted_unused"] == 1
-
-
-async def test_what_is_evicted_before_its_admission_began_is_gone() -> None:
-    vip = frozenset({"127.0.0.2"})
-    limits = Limits(max_connections=1, max_connections_per_peer=1, max_priority_connections=1, priority_peers=vip)
-    async with Server(Bank(), ANYWHERE, limits=limits) as server:
-        address = ("127.0.0.1", parse_endpoint(server.endpoints[0]).port)
-        with (  # one wake-up accepts both
-            socket.create_connection(address, source_address=("127.0.0.3", 0)) as ordinary,
-            socket.create_connection(address, source_address=("127.0.0.2", 0)) as priority,
-        ):
-            await until(lambda: server.statistics().closed_by_reason.get("evicted_for_priority") == 1)
-            ordinary.settimeout(1.0)
-            with suppress(ConnectionResetError):
-                assert ordinary.recv(1) == b""
-            priority.sendall(adu(1))
-            priority.setblocking(False)
-            assert await asyncio.get_running_loop().sock_recv(priority, 100)
-
-
-async def test_what_is_being_admitted_when_it_stops_is_gone() -> None:
-    class Hesitating(Server):
-        async def _connect(self, connection: Any, sock: socket.socket) -> None:
-            await asyncio.Event().wait()
-
-    server = Hesitating(Bank(), ANYWHERE, limits=QUICK)
-    await server.start()
-    async with peer(server.endpoints[0]) as one:
-        await until(lambda: server.statistics().opened == 1)
-        await server.stop()
-        assert await one.end() in ("eof", "reset")
-    assert server.statistics().connections == 0
+        monkeypatch.undo()
+        async with peer(server.endpoints[0]) as two:
+            assert await two.ask() == ZERO
 
 
 # Start

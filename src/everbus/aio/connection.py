@@ -91,10 +91,8 @@ class Connection(asyncio.BufferedProtocol):
         "_shared",
         "_touch_due",
         "_transport",
-        "admission",
         "info",
         "last_active",
-        "made",
         "opened_at",
         "requests",
     )
@@ -111,9 +109,6 @@ class Connection(asyncio.BufferedProtocol):
         self._finishing = False
         self._reason = ""
         self._touch_due = 0.0
-        self.admission: asyncio.Task[None] | None = None
-        self.made: bool = False
-        """A transport took the socket over; it will say ``connection_lost``."""
         self.info: ConnectionInfo = info
         self.opened_at: float = monotonic()
         self.last_active: float = self.opened_at
@@ -143,11 +138,8 @@ class Connection(asyncio.BufferedProtocol):
     # Called by the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
-        self.made = True
+        self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=self._shared.limits.write_high_water_bytes)
-        if self._reason:  # evicted between accept and here
-            self._transport.abort()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._shared.view
@@ -372,8 +364,6 @@ class Connection(asyncio.BufferedProtocol):
             self._reason = reason
         if self._transport is not None:
             self._transport.abort()
-        elif self.admission is not None:
-            self.admission.cancel()
 
     def ended(self, reason: str) -> None:
         """The socket is closed, or never became a connection: give the slot back, once."""

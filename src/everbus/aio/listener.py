@@ -59,6 +59,7 @@ class Listener:
         observer: told of errors, of the socket's loss and of its return.
         deliver: gets each accepted socket, which is its own from then on.
         make_room: called when descriptors have run out: ends a connection if one can be spared.
+        in_use: whether a descriptor is a connection's: a lost one of ours may have become that.
     """
 
     def __init__(
@@ -68,12 +69,15 @@ class Listener:
         observer: Observer,
         deliver: Deliver,
         make_room: Callable[[], bool],
+        *,
+        in_use: Callable[[int], bool],
     ) -> None:
         self.endpoint: Endpoint = endpoint
         self._limits = limits
         self._observer = observer
         self._deliver = deliver
         self._make_room = make_room
+        self._in_use = in_use
         self._loop = asyncio.get_running_loop()
         self._socket: socket.socket | None = None
         self._number = -1
@@ -266,8 +270,9 @@ class Listener:
     def _let_go(self, sock: socket.socket, problem: str) -> None:
         """Forget a socket that we lost; its number is closed only if it is still ours."""
         sock.detach()
-        with suppress(RuntimeError):  # a connection of this loop uses the number by now
-            self._loop.remove_reader(self._number)
+        if not self._in_use(self._number):
+            with suppress(RuntimeError):  # a transport of somebody else's in this loop uses the number by now
+                self._loop.remove_reader(self._number)
         if problem in ("shut down", "unlinked"):
             os.close(self._number)
 

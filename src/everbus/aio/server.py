@@ -15,6 +15,7 @@ from everbus.aio.logs import LogObserver
 from everbus.aio.registry import Registry
 from everbus.aio.statistics import Drained, Forced, ServerStatistics
 from everbus.aio.tally import Tally
+from everbus.aio.transport import Sockets
 from everbus.client.endpoint import DEFAULT_SERVER_ENDPOINT, Endpoint, parse_endpoint
 from everbus.errors import ConfigurationError, ServerStateError, UsageError
 from everbus.limits import Limits
@@ -122,6 +123,7 @@ class Server:
                 raise ServerStateError("stopped while it was starting")
             self._registry = Registry(self.limits)
             self._shared = Shared(self._pipeline, self._registry, self.limits, self._tally, MbapFramer)
+            self._sockets = Sockets(self._loop)
             self._attach()
             for address in addresses:
                 self._listen(address)
@@ -153,7 +155,8 @@ class Server:
                 handler.attach(RLock(), self._tally)
 
     def _listen(self, address: Endpoint) -> None:
-        listener = Listener(address, self.limits, self._tally, self._deliver, self._make_room)
+        in_use = self._sockets.__contains__
+        listener = Listener(address, self.limits, self._tally, self._deliver, self._make_room, in_use=in_use)
         listener.open()
         self._listeners.append(listener)
 
@@ -174,24 +177,12 @@ class Server:
             return
         self._opened += 1
         self._tally.notify(Event(EventKind.CONNECTION_OPENED, peer, connection_id=info.connection_id))
-        self._loop.create_task(self._admit(connection, sock))  # type: ignore[unused-awaitable]  # it ends by itself
-
-    async def _admit(self, connection: Connection, sock: socket.socket) -> None:
-        """See a socket into the hands of a transport; where none takes it, its slot is given back here."""
-        connection.admission = asyncio.current_task()  # from here on a cancellation reaches the lines below
         try:
-            await self._connect(connection, sock)
-        except Exception as error:  # noqa: BLE001  whatever it is, it ends here and is told
-            event = Event(EventKind.ACCEPT_FAILED, connection.info.peer, "setup", str(error), error=error)
-            self._tally.notify(event)
-        finally:
-            connection.admission = None
-            if not connection.made:
-                sock.close()
-                connection.ended("setup")
-
-    async def _connect(self, connection: Connection, sock: socket.socket) -> None:
-        await self._loop.connect_accepted_socket(lambda: connection, sock)
+            self._sockets.attach(sock, connection)
+        except OSError as error:
+            sock.close()
+            connection.ended("setup")
+            self._tally.notify(Event(EventKind.ACCEPT_FAILED, peer, "setup", str(error), error=error))
 
     def _make_room(self) -> bool:
         return self._registry.make_room(monotonic())

@@ -37,6 +37,13 @@ _READS: Final = {
 }
 _READ_REQUEST_BYTES: Final = 5
 
+_Plan = tuple[bytes, Callable[[], bytes | bytearray]]
+"""How a plain read is answered: the response's function code and byte count, and where the rest comes from."""
+
+_MOST_PLANS: Final = 512
+"""What is remembered of reads, about 100 KiB a device: a stranger's odd requests cost no more."""
+
+
 _ReadRequest = bits.ReadBitsRequest[Any] | registers.ReadRegistersRequest[Any]
 _MOST_DATA_BYTES: Final = 250
 
@@ -76,10 +83,8 @@ class LocalDevice:
         """What 07 says: eight bits, 0..255."""
         self.ascii_delimiter: int = 0x0A
         """Set by 08/03; belongs to this unit."""
-        self._wire = {
-            int(code): (self.bank.table(name), most, [bytes((code, size)) for size in range(_MOST_DATA_BYTES + 1)])
-            for code, (name, most) in _READS.items()
-        }
+        self._wire = {int(code): (self.bank.table(name), most) for code, (name, most) in _READS.items()}
+        self._plans: dict[bytes, _Plan] = {}
 
     def attach(self, lock: AbstractContextManager[object], observer: Observer) -> None:
         """Take over a host's lock and observer. Called by the host at start."""
@@ -87,18 +92,30 @@ class LocalDevice:
 
     def answer_wire(self, pdu: bytes) -> bytes | None:
         """The response PDU to a plain, legal read of 01 to 04; None: it takes the long way."""
-        entry = self._wire.get(pdu[0])
-        if entry is None or len(pdu) != _READ_REQUEST_BYTES or self.diagnostics.listen_only:
+        plan = self._plans.get(pdu) or self._plan(pdu)
+        if plan is None or self.diagnostics.listen_only:
             return None
-        table, most, heads = entry
+        head, read = plan
+        with self.bank.lock:
+            data = read()
+        self.diagnostics.reads += 1
+        return head + data
+
+    def _plan(self, pdu: bytes) -> _Plan | None:
+        """How to answer a plain read, kept for the next time: whoever polls asks the same again and again."""
+        entry = self._wire.get(pdu[0])
+        if entry is None or len(pdu) != _READ_REQUEST_BYTES:
+            return None
+        table, most = entry
         address = pdu[1] << 8 | pdu[2]
         quantity = pdu[3] << 8 | pdu[4]
         if not 0 < quantity <= most or not table.covers(address, quantity):
             return None
-        with self.bank.lock:
-            data = table.read_wire(address, quantity)
-        self.diagnostics.reads += 1
-        return heads[len(data)] + data
+        if len(self._plans) >= _MOST_PLANS:
+            self._plans.clear()
+        plan = bytes((pdu[0], table.bytes_for(quantity))), table.reader(address, quantity)
+        self._plans[pdu] = plan
+        return plan
 
     def handle(self, request: AnyRequest, context: RequestContext) -> Answer:
         """Answer one request from memory.

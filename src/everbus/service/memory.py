@@ -7,7 +7,8 @@ bytes each, high byte first. A table has all 65,536 items, or declared ranges wi
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Final
 
 from everbus.errors import ExceptionResponseError, UsageError
@@ -54,7 +55,8 @@ class Table:
         self.ranges: tuple[AddressRange, ...] = _ranges(spec)
         self._starts = [part.address for part in self.ranges]
         self._dense_end = self.ranges[0].end if len(self.ranges) == 1 and self.ranges[0].address == 0 else 0
-        self.data: bytearray = bytearray(self.bytes_for(self.ranges[-1].end if self.ranges else 0))
+        # Never another object: readers keep it.
+        self.data: Final[bytearray] = bytearray(self.bytes_for(self.ranges[-1].end if self.ranges else 0))
 
     def covers(self, address: int, count: int) -> bool:
         """Whether every item of a range exists."""
@@ -78,6 +80,10 @@ class Table:
     def read_wire(self, address: int, count: int) -> bytes | bytearray:
         """``count`` existing items as wire bytes; the caller has asked ``covers`` or ``require``."""
         raise NotImplementedError  # pragma: no cover
+
+    def reader(self, address: int, count: int) -> Callable[[], bytes | bytearray]:
+        """A function that does ``read_wire`` for these existing items, now and later."""
+        return partial(self.read_wire, address, count)
 
     def write_wire(self, address: int, count: int, data: bytes) -> None:
         """Set ``count`` existing items from wire bytes; the caller has asked ``require``."""
@@ -103,6 +109,10 @@ class RegisterTable(Table):
 
     def read_wire(self, address: int, count: int) -> bytearray:
         return self.data[2 * address : 2 * (address + count)]
+
+    def reader(self, address: int, count: int) -> Callable[[], bytes | bytearray]:
+        read: Callable[[slice], bytearray] = self.data.__getitem__
+        return partial(read, slice(2 * address, 2 * (address + count)))
 
     def write_wire(self, address: int, count: int, data: bytes) -> None:
         self.data[2 * address : 2 * (address + count)] = data

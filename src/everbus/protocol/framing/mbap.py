@@ -22,6 +22,8 @@ _HEADER: Final = Struct(">HHHB")
 _PLAIN: Final = Struct(">HHHB5s")
 """A frame around a PDU of five bytes: every request of 01 to 06."""
 
+_PLAIN_BYTES: Final = _PLAIN.size
+
 _new: Final = tuple.__new__
 """Builds a named tuple without a call in Python: this is the hot path of every server."""
 
@@ -55,14 +57,18 @@ class MbapFramer:
         self.pending: int = 0
         self.fault: FramingError | None = None
 
+    @property
+    def pending_transaction(self) -> int | None:
+        return self._rest[0] << 8 | self._rest[1] if self.pending > 1 else None
+
     def feed(self, data: bytes | bytearray | memoryview) -> list[Frame]:
         if self.fault is not None:
             self._discarded += len(data)
             return []
         buffer = self._rest + data if self._rest else bytes(data)
         size = len(buffer)
-        frames = _plain_frames(buffer) if size > _PLAIN.size and size % _PLAIN.size == 0 else []
-        at = len(frames) * _PLAIN.size
+        frames = _plain_frames(buffer) if size % _PLAIN_BYTES == 0 else []
+        at = len(frames) * _PLAIN_BYTES
         while size - at >= HEADER_BYTES:
             transaction, protocol, length, unit = _HEADER.unpack_from(buffer, at)
             if protocol or not _MIN_LENGTH <= length <= _MAX_LENGTH:
@@ -104,13 +110,16 @@ class MbapFramer:
 
 
 def _plain_frames(buffer: bytes) -> list[Frame]:
-    """The frames in the buffer if all of them are plain ones, else none: many in one segment cost half of it so."""
+    """The frames in the buffer if all of them are plain ones, else none: these cost half of it so."""
+    if len(buffer) == _PLAIN_BYTES:
+        transaction, protocol, length, unit, pdu = _PLAIN.unpack(buffer)
+        return [_new(Frame, (unit, pdu, transaction))] if length == _PLAIN_LENGTH and not protocol else []
     frames = [
         _new(Frame, (unit, pdu, transaction))
         for transaction, protocol, length, unit, pdu in _PLAIN.iter_unpack(buffer)
         if length == _PLAIN_LENGTH and not protocol
     ]
-    return frames if len(frames) * _PLAIN.size == len(buffer) else []
+    return frames if len(frames) * _PLAIN_BYTES == len(buffer) else []
 
 
 def _not_modbus(rest: bytes, reason: str, problem: str) -> FramingError:

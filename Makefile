@@ -40,6 +40,7 @@ lint: $(DEV)  ## Style, layers, the mirror of the tests, the public API, the led
 	$(BIN)/ruff format --quiet --check .
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python tools/mirror.py
+	$(BIN)/python tools/make_sync.py --check
 	$(BIN)/python tools/public_api.py --check
 	$(BIN)/python tools/conformance.py --check
 	$(BIN)/python -m tools.corpus --check

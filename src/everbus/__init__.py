@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from everbus.aio.client import AsyncClient
     from everbus.aio.server import Server
     from everbus.aio.statistics import Drained, Forced
     from everbus.aio.thread import serve_in_thread
@@ -35,8 +36,11 @@ if TYPE_CHECKING:
     from everbus.service.bank import Bank
     from everbus.service.local import LocalDevice
     from everbus.service.units import Units
+    from everbus.sync.client import Client
 
 _HOMES = {
+    "AsyncClient": "everbus.aio.client",
+    "Client": "everbus.sync.client",
     "Server": "everbus.aio.server",
     "Drained": "everbus.aio.statistics",
     "Forced": "everbus.aio.statistics",
@@ -62,7 +66,9 @@ _HOMES = {
 }
 
 __all__ = [
+    "AsyncClient",
     "Bank",
+    "Client",
     "ConfigurationError",
     "ConnectError",
     "ConnectionLostError",

@@ -41,6 +41,10 @@ class Wrapped:
     def pending(self) -> int:
         return self.inner.pending
 
+    @property
+    def pending_transaction(self) -> int | None:
+        return self.inner.pending_transaction
+
     def feed(self, data: bytes | bytearray | memoryview) -> list[Frame]:
         return self.inner.feed(data)
 

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from everbus.errors import (
+    ConfigurationError,
     ExceptionResponseError,
     InvalidRequestError,
     MismatchError,
@@ -14,6 +15,7 @@ from everbus.errors import (
 )
 from everbus.protocol.client_session import ClientSession, Completion, SessionStatistics, match_response
 from everbus.protocol.framing.mbap import MbapFramer
+from everbus.protocol.framing.rtu import RtuFramer
 from everbus.protocol.pdu.bits import ReadCoilsRequest, ReadDiscreteInputsRequest
 from everbus.protocol.pdu.encapsulated import ReadDeviceIdentificationRequest
 from everbus.protocol.pdu.files import FileGroup, ReadFifoQueueRequest, ReadFileRecordRequest
@@ -275,6 +277,137 @@ def test_a_stream_that_is_not_modbus_is_a_fault_after_the_answers_before_it() ->
     seen = [(len(session.receive(data)), session.fault is None) for data in (adu(1)[:3], adu(1)[3:] + b"HTTP/1.1")]
     assert seen == [(0, True), (1, False)]
     assert session.receive(adu(1)) == []
+
+
+# --- whom to trust ---------------------------------------------------------------------------
+
+
+def rtu_session() -> ClientSession:
+    return ClientSession(framer=RtuFramer("response"), identified=False)
+
+
+def test_without_ids_one_request_is_open_at_a_time() -> None:
+    session = rtu_session()
+    assert session.most_in_flight == 1
+    transaction, data = session.submit(1, READ)
+    assert (transaction, data) == (0, bytes.fromhex("010300000001840A"))
+    with pytest.raises(UsageError, match="one request is in flight at a time"):
+        session.submit(1, READ)
+    (completion,) = session.receive(RtuFramer("request").encode(1, ANSWER))
+    assert completion.response == RESPONSE
+    assert session.clean
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [(RtuFramer("request").encode(2, ANSWER), "unit 2"), (RtuFramer("request").encode(1, b"\x83\x02\x00"[:2]), "02")],
+)
+def test_without_ids_a_foreign_answer_is_an_error_and_spoils_the_stream(answer: bytes, kind: str) -> None:
+    session = rtu_session()
+    session.submit(1, READ)
+    (completion,) = session.receive(answer)
+    assert kind in str(completion.error)
+    assert (session.broken == "mismatched") == isinstance(completion.error, MismatchError)
+
+
+def test_without_ids_an_abandoned_request_spoils_the_stream() -> None:
+    session = rtu_session()
+    session.abandon(session.submit(1, READ)[0])
+    assert session.broken == "abandoned"
+    assert not session.clean
+
+
+def test_without_ids_an_answer_that_nobody_asked_for_spoils_the_stream() -> None:
+    session = rtu_session()
+    session.submit(1, READ)
+    whole = RtuFramer("request").encode(1, ANSWER)
+    (completion,) = session.receive(whole + whole)
+    assert completion.response == RESPONSE
+    assert session.broken == "unasked"
+    assert session.statistics().unknown == 1
+
+
+def test_with_ids_an_abandoned_request_spoils_nothing() -> None:
+    session = ClientSession()
+    session.abandon(session.submit(1, READ)[0])
+    session.receive(adu(77))
+    assert session.broken == ""
+    assert not session.clean  # its late answer may still come
+
+
+def test_a_frame_partly_read_when_its_request_is_given_up_spoils_the_stream() -> None:
+    session = ClientSession()
+    transaction, _ = session.submit(1, READ)
+    session.receive(adu(transaction)[:8])
+    session.abandon(transaction)
+    assert session.broken == "partial"
+
+
+@pytest.mark.parametrize("size", [1, 2, 8])
+def test_a_frame_that_is_anothers_is_left_to_it(size: int) -> None:
+    session = ClientSession()
+    given_up, _ = session.submit(1, READ)
+    waiting, _ = session.submit(2, READ)
+    session.receive(adu(waiting, unit=2)[:size])
+    session.abandon(given_up)
+    assert session.broken == ""
+    (completion,) = session.receive(adu(waiting, unit=2)[size:])
+    assert completion.response == RESPONSE
+
+
+def test_lenient_matching_takes_wrong_ids_and_units_of_the_only_open_request() -> None:
+    session = ClientSession(matching="lenient")
+    assert session.most_in_flight == 1
+    session.submit(1, READ)
+    (completion,) = session.receive(adu(0x1234, unit=9))
+    assert completion == Completion(1, RESPONSE, None)
+    assert session.statistics().lenient == 2
+    session.submit(1, READ)
+    (completion,) = session.receive(adu(2, bytes.fromhex("0402002A")))
+    assert isinstance(completion.error, MismatchError)  # the function is never lenient
+    assert session.broken == "mismatched"
+
+
+def test_lenient_matching_never_takes_a_late_answer() -> None:
+    session = ClientSession(matching="lenient")
+    transaction, _ = session.submit(1, READ)
+    session.abandon(transaction)
+    assert session.broken == "abandoned"
+    session.submit(1, READ)
+    assert session.receive(adu(transaction)) == []
+    assert session.statistics().late == 1
+
+
+def test_matching_is_strict_or_lenient() -> None:
+    with pytest.raises(ConfigurationError, match="loose"):
+        ClientSession(matching="loose")  # type: ignore[arg-type]
+
+
+def test_a_broadcast_is_open_to_nobody() -> None:
+    session = ClientSession()
+    assert session.broadcast(WriteSingleRegisterRequest(0, 1))[:7] == bytes.fromhex("00010000000600")
+    assert session.in_flight == 0
+    session.receive(adu(1, bytes.fromhex("0600000001"), unit=0))
+    assert session.statistics().late == 1
+    serial = rtu_session()
+    serial.broadcast(WriteSingleRegisterRequest(0, 1))
+    assert serial.submit(1, READ)[0] == 0
+
+
+@pytest.mark.parametrize("kind", [ReadCoilsRequest, ReadHoldingRegistersRequest])
+@pytest.mark.parametrize("quantity", [1, 8, 9, 125])
+def test_the_short_way_takes_what_the_long_way_takes(kind: type[AnyRequest], quantity: int) -> None:
+    request = kind.parse(bytes((kind.function_code, 0, 0, 0, quantity)))
+    for size in range(256):
+        for code in (kind.function_code, kind.function_code + 1, kind.function_code | 0x80):
+            pdu = bytes((code, size)) + bytes(size)
+            short = request.plain_response(pdu)
+            try:
+                long = match_response(request, pdu)
+            except (ExceptionResponseError, MismatchError, PduError):
+                assert short is None
+            else:
+                assert short == long
 
 
 # --- matching ---------------------------------------------------------------------------------

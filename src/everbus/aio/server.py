@@ -74,7 +74,7 @@ class Server:
     ) -> None:
         self._units = as_units(handler)
         given = endpoints or (DEFAULT_SERVER_ENDPOINT,)
-        self._given = [e if isinstance(e, Endpoint) else parse_endpoint(e) for e in given]
+        self._given = [_servable(e if isinstance(e, Endpoint) else parse_endpoint(e)) for e in given]
         self.limits: Limits = limits or Limits()
         """The bounds; settled and lowered to what the process can hold once started."""
         self._tally = Tally(observer or LogObserver())
@@ -373,6 +373,12 @@ class Server:
     def _close_listeners(self) -> None:
         for listener in self._listeners:
             listener.close()
+
+
+def _servable(endpoint: Endpoint) -> Endpoint:
+    if not endpoint.identified:
+        raise ConfigurationError(f"a server cannot listen on {endpoint} yet: tcp and unix are what it serves")
+    return endpoint
 
 
 def _open_descriptors() -> int | None:

@@ -1,6 +1,7 @@
 """Endpoints: where a server listens and a client connects, as one URL.
 
-``tcp://host[:port]``, ``unix:///path``; a bare ``host[:port]`` is tcp. IPv6 addresses stand in
+``tcp://host[:port]``, ``rtu+tcp://host:port`` (RTU frames over TCP, as converters speak it),
+``unix:///path``; a bare ``host[:port]`` is tcp. IPv6 addresses stand in
 brackets: ``tcp://[::1]:5020``.
 """
 
@@ -17,7 +18,7 @@ MODBUS_PORT: Final = 502
 DEFAULT_SERVER_ENDPOINT: Final = "tcp://127.0.0.1:5020"
 """Servers listen here unless told otherwise: no rights needed, nobody else can reach it."""
 
-_SCHEMES: Final = ("tcp", "unix")
+_SCHEMES: Final = ("tcp", "rtu+tcp", "unix")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +26,9 @@ class Endpoint:
     """One end of a link.
 
     Args:
-        scheme: ``tcp`` or ``unix``.
-        host: name or address, for tcp; without brackets.
-        port: 0..65535, for tcp; 0 lets the system choose, for servers.
+        scheme: ``tcp``, ``rtu+tcp`` or ``unix``.
+        host: name or address; without brackets. Empty for unix.
+        port: 0..65535; 0 lets the system choose, for servers.
         path: of the socket file, for unix.
     """
 
@@ -36,11 +37,16 @@ class Endpoint:
     port: int = 0
     path: str = ""
 
+    @property
+    def identified(self) -> bool:
+        """Its framing has transaction ids: MBAP, not RTU."""
+        return self.scheme != "rtu+tcp"
+
     def __str__(self) -> str:
         if self.scheme == "unix":
             return f"unix://{self.path}"
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"tcp://{host}:{self.port}"
+        return f"{self.scheme}://{host}:{self.port}"
 
 
 def parse_endpoint(text: str, default_port: int = MODBUS_PORT) -> Endpoint:
@@ -63,10 +69,10 @@ def parse_endpoint(text: str, default_port: int = MODBUS_PORT) -> Endpoint:
         if not rest.startswith("/") or not rest.isprintable():
             raise ConfigurationError(f"{text!r}: a unix endpoint needs an absolute path, as in unix:///run/modbus.sock")
         return Endpoint("unix", path=rest)
-    return _parse_tcp(text, rest.rstrip("/"), default_port)
+    return _parse_tcp(scheme, text, rest.rstrip("/"), default_port)
 
 
-def _parse_tcp(text: str, rest: str, default_port: int) -> Endpoint:
+def _parse_tcp(scheme: str, text: str, rest: str, default_port: int) -> Endpoint:
     host, port_text = rest, ""
     if rest.startswith("["):
         host, bracket, behind = rest[1:].partition("]")
@@ -82,4 +88,4 @@ def _parse_tcp(text: str, rest: str, default_port: int) -> Endpoint:
     digits = port_text.isascii() and port_text.isdigit() and len(port_text) <= 5
     if port_text and not (digits and int(port_text) <= 65535):
         raise ConfigurationError(f"{text!r}: port {port_text!r} is not a number of 0..65535")
-    return Endpoint("tcp", host=host, port=int(port_text) if port_text else default_port)
+    return Endpoint(scheme, host=host, port=int(port_text) if port_text else default_port)

@@ -1,8 +1,12 @@
-"""The state of one Modbus TCP conversation, seen from the client: matching answers to requests.
+"""The state of one conversation, seen from the client: matching answers to requests.
 
 An answer belongs to a request if its transaction id is open and its unit, function code, echo
 fields and byte count fit (spec.md 4.4). Anything else never reaches a caller as a value: it is
 dropped and counted, or it fails the request it claims to answer.
+
+Where ids are missing (serial framings) or not to be trusted (``lenient``), only one request is open
+at a time, and a conversation in which an answer may still be under way, or came unasked, is
+``broken``: its bytes can no longer be told apart, so the connection is replaced.
 """
 
 from __future__ import annotations
@@ -10,9 +14,10 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 from struct import error as StructError  # noqa: N812  it is a class
-from typing import Final
+from typing import Final, Literal, NamedTuple, TypeAlias, get_args
 
 from everbus.errors import (
+    ConfigurationError,
     ExceptionResponseError,
     FramingError,
     InvalidRequestError,
@@ -21,22 +26,36 @@ from everbus.errors import (
     PduError,
     UsageError,
 )
-from everbus.protocol.codes import MAX_PDU_BYTES
-from everbus.protocol.framing.base import Frame
+from everbus.protocol.codes import MAX_PDU_BYTES, FunctionCode
+from everbus.protocol.framing.base import Frame, Framer
 from everbus.protocol.framing.mbap import MbapFramer
 from everbus.protocol.pdu.base import ExceptionResponse, Response
 from everbus.protocol.pdu.table import PUBLIC, AnyRequest, FunctionTable
 from everbus.protocol.values import check_unit
 
-__all__ = ["ClientSession", "Completion", "SessionStatistics", "match_response"]
+__all__ = ["ClientSession", "Completion", "Matching", "SessionStatistics", "encode_request", "match_response"]
+
+Matching: TypeAlias = Literal["strict", "lenient"]
+"""How exact an answer's ids must be. ``lenient`` takes the answer to the only open request whatever
+its transaction id and unit say, for devices that get these wrong (pymodbus 2709, FluentModbus 84)."""
+
+BROADCAST_UNIT: Final = 0
+
+_new: Final = tuple.__new__
+"""Builds a named tuple without a call in Python."""
 
 _TRANSACTIONS: Final = 0x10000
+_PLAIN_READS: Final = (
+    FunctionCode.READ_COILS,
+    FunctionCode.READ_DISCRETE_INPUTS,
+    FunctionCode.READ_HOLDING_REGISTERS,
+    FunctionCode.READ_INPUT_REGISTERS,
+)
 _REMEMBERED: Final = 1024
 """Ids of abandoned requests that are not used again while their late answers may come."""
 
 
-@dataclass(frozen=True, slots=True)
-class Completion:
+class Completion(NamedTuple):
     """The end of one transaction: a response, or the error to raise."""
 
     transaction: int
@@ -54,6 +73,7 @@ class SessionStatistics:
         late: answers to abandoned requests, dropped.
         unknown: answers to requests never made, or answered before, dropped.
         mismatched: answers that failed the request they claimed to answer.
+        lenient: answers taken in spite of a wrong transaction id or unit.
     """
 
     submitted: int = 0
@@ -61,6 +81,7 @@ class SessionStatistics:
     late: int = 0
     unknown: int = 0
     mismatched: int = 0
+    lenient: int = 0
 
 
 def match_response(request: AnyRequest, pdu: bytes, table: FunctionTable = PUBLIC) -> Response:
@@ -86,24 +107,81 @@ def match_response(request: AnyRequest, pdu: bytes, table: FunctionTable = PUBLI
     return response
 
 
+def encode_request(request: AnyRequest) -> bytes:
+    """The PDU of a request; a client never sends what the specification forbids.
+
+    Raises:
+        InvalidRequestError: the request is not legal.
+    """
+    try:
+        request.check()
+        pdu = request.encode()
+        if len(pdu) > MAX_PDU_BYTES:
+            raise ValueError(f"{len(pdu)} bytes, a PDU has at most {MAX_PDU_BYTES}")
+    except PduError as error:
+        raise InvalidRequestError(f"{error}; it was not sent") from error
+    except (StructError, ValueError, OverflowError) as error:
+        raise InvalidRequestError(f"{request!r} has a value that its field cannot hold: {error}") from error
+    return pdu
+
+
 class ClientSession:
     """Open transactions of one connection.
 
     Args:
         table: the function codes that this client knows.
         first_transaction: the id to start with, 0..65535.
+        framer: parses this connection's bytes; belongs to the session from now on. MBAP by default.
+        identified: the framing has transaction ids; without them one request is open at a time.
+        matching: how exact an answer's ids must be.
+
+    Raises:
+        ConfigurationError: ``matching`` is neither word.
     """
 
-    __slots__ = ("_abandoned", "_counts", "_framer", "_next", "_open", "_stale", "_table")
+    __slots__ = (
+        "_abandoned",
+        "_completed",
+        "_counts",
+        "_exact",
+        "_framer",
+        "_identified",
+        "_lenient",
+        "_next",
+        "_open",
+        "_plain",
+        "_stale",
+        "_submitted",
+        "_table",
+        "broken",
+    )
 
-    def __init__(self, table: FunctionTable = PUBLIC, first_transaction: int = 1) -> None:
+    def __init__(
+        self,
+        table: FunctionTable = PUBLIC,
+        first_transaction: int = 1,
+        *,
+        framer: Framer | None = None,
+        identified: bool = True,
+        matching: Matching = "strict",
+    ) -> None:
+        if matching not in get_args(Matching):
+            raise ConfigurationError(f"matching {matching!r} is none of {', '.join(get_args(Matching))}")
         self._table = table
-        self._framer = MbapFramer()
+        # The short way takes plain answers to public reads without asking the table.
+        self._plain = table.agrees(PUBLIC, _PLAIN_READS)
+        self._framer = framer or MbapFramer()
+        self._identified = identified
+        self._lenient = matching == "lenient"
+        self._exact = identified and not self._lenient
         self._next = first_transaction % _TRANSACTIONS
         self._open: dict[int, tuple[int, AnyRequest]] = {}
         self._abandoned: deque[int] = deque()
         self._stale: set[int] = set()
-        self._counts: dict[str, int] = dict.fromkeys(SessionStatistics.__slots__, 0)
+        self._submitted = self._completed = 0
+        self._counts = {"late": 0, "unknown": 0, "mismatched": 0, "lenient": 0}
+        self.broken: str = ""
+        """Why the connection must be replaced before the next request; empty: it need not be."""
 
     @property
     def fault(self) -> FramingError | None:
@@ -120,32 +198,54 @@ class ClientSession:
         """Requests without an answer."""
         return len(self._open)
 
-    def submit(self, unit: int, request: AnyRequest) -> tuple[int, bytes]:
+    @property
+    def clean(self) -> bool:
+        """Everything asked was answered and nothing else is under way: anybody may go on from here."""
+        return not (self._open or self.broken or self._framer.pending or self._framer.fault or self._stale)
+
+    @property
+    def most_in_flight(self) -> int:
+        """Requests that may be open at once: one, where ids are missing or not trusted."""
+        return _TRANSACTIONS if self._exact else 1
+
+    def submit(self, unit: int, request: AnyRequest, pdu: bytes | None = None) -> tuple[int, bytes]:
         """Open a transaction; return its id and the bytes to send.
 
         Args:
             unit: 0..255.
-            request: checked here, once; a client never sends what the specification forbids.
+            request: checked here, once, unless ``pdu`` is given.
+            pdu: what ``encode_request`` made of it.
 
         Raises:
             InvalidRequestError: the request is not legal.
             UsageError: the unit is not one, or every transaction id is in use.
         """
-        try:
-            request.check()
-            pdu = request.encode()
-            if len(pdu) > MAX_PDU_BYTES:
-                raise ValueError(f"{len(pdu)} bytes, a PDU has at most {MAX_PDU_BYTES}")
-        except PduError as error:
-            raise InvalidRequestError(f"{error}; it was not sent") from error
-        except (StructError, ValueError, OverflowError) as error:
-            raise InvalidRequestError(f"{request!r} has a value that its field cannot hold: {error}") from error
+        if pdu is None:
+            pdu = encode_request(request)
         transaction = self._allocate()
         self._open[transaction] = (check_unit(unit), request)
-        self._counts["submitted"] += 1
+        self._submitted += 1
         return transaction, self._framer.encode(unit, pdu, transaction)
 
+    def broadcast(self, request: AnyRequest) -> bytes:
+        """The bytes of a request to unit 0 that nobody answers; should somebody, it is dropped.
+
+        Raises:
+            InvalidRequestError: the request is not legal.
+            UsageError: every transaction id is in use.
+        """
+        pdu = encode_request(request)
+        transaction = self._allocate()
+        if self._identified:
+            self._remember(transaction)
+        self._submitted += 1
+        return self._framer.encode(BROADCAST_UNIT, pdu, transaction)
+
     def _allocate(self) -> int:
+        if not self._exact and self._open:
+            raise UsageError("without trusted transaction ids one request is in flight at a time")
+        if not self._identified:
+            return 0
         for _ in range(_TRANSACTIONS):
             transaction = self._next
             self._next = (transaction + 1) % _TRANSACTIONS
@@ -157,35 +257,74 @@ class ClientSession:
         """Stop waiting for an answer; should it still come, it is dropped and counted as late."""
         if self._open.pop(transaction, None) is None:
             return
+        self._remember(transaction)
+        if not self._exact:
+            self.broken = self.broken or "abandoned"
+        elif self._framer.pending and not self._belongs_to_another():
+            self.broken = self.broken or "partial"
+
+    def _remember(self, transaction: int) -> None:
         self._abandoned.append(transaction)
         self._stale.add(transaction)
         if len(self._abandoned) > _REMEMBERED:
             self._stale.discard(self._abandoned.popleft())
 
+    def _belongs_to_another(self) -> bool:
+        """The unfinished frame is, or may be, the answer to a request that is still open."""
+        transaction = self._framer.pending_transaction
+        return bool(self._open) if transaction is None else transaction in self._open
+
     def receive(self, data: bytes | bytearray | memoryview) -> list[Completion]:
         """Take in what was read; return the transactions that ended with it, in order."""
-        completions = [self._complete(frame) for frame in self._framer.feed(data)]
-        return [completion for completion in completions if completion is not None]
+        completions: list[Completion] = []
+        for frame in self._framer.feed(data):
+            completion = self._complete(frame)
+            if completion is not None:
+                completions.append(completion)
+        return completions
 
     def _complete(self, frame: Frame) -> Completion | None:
-        opened = self._open.pop(frame.transaction, None)
+        given, pdu, transaction = frame
+        opened = self._open.pop(transaction, None)
         if opened is None:
-            self._counts["late" if frame.transaction in self._stale else "unknown"] += 1
-            return None
+            transaction = self._only_open(transaction)
+            if transaction < 0:
+                return None
+            opened = self._open.pop(transaction)
         unit, request = opened
         try:
-            if frame.unit != unit:
-                raise MismatchError(f"unit {frame.unit} answers a request to unit {unit}")
-            response = match_response(request, frame.pdu, self._table)
+            if given != unit:
+                self._foreign_unit(given, unit)
+            response = (self._plain and request.plain_response(pdu)) or match_response(request, pdu, self._table)
         except ExceptionResponseError as error:
-            self._counts["completed"] += 1
-            return Completion(frame.transaction, None, error)
+            self._completed += 1
+            return Completion(transaction, None, error)
         except ModbusError as error:
             self._counts["mismatched"] += 1
-            return Completion(frame.transaction, None, error)
-        self._counts["completed"] += 1
-        return Completion(frame.transaction, response, None)
+            if not self._exact:
+                self.broken = self.broken or "mismatched"
+            return Completion(transaction, None, error)
+        self._completed += 1
+        return _new(Completion, (transaction, response, None))
+
+    def _only_open(self, transaction: int) -> int:
+        """Whom an answer with an id that is not open may be for; -1: nobody, it is dropped."""
+        if transaction in self._stale:
+            self._counts["late"] += 1
+        elif self._lenient and self._open:
+            self._counts["lenient"] += 1
+            return next(iter(self._open))
+        else:
+            self._counts["unknown"] += 1
+            if not self._exact:
+                self.broken = self.broken or "unasked"
+        return -1
+
+    def _foreign_unit(self, given: int, asked: int) -> None:
+        if not self._lenient:
+            raise MismatchError(f"unit {given} answers a request to unit {asked}")
+        self._counts["lenient"] += 1
 
     def statistics(self) -> SessionStatistics:
         """A snapshot of what was seen."""
-        return SessionStatistics(**self._counts)
+        return SessionStatistics(submitted=self._submitted, completed=self._completed, **self._counts)

@@ -9,5 +9,15 @@ from everbus.testing.framers import check_framer
 from everbus.testing.handlers import ask
 from everbus.testing.leaks import Snapshot, no_leaked_tasks, no_leaks, snapshot
 from everbus.testing.observers import RecordingObserver
+from everbus.testing.scripted import ScriptedPeer
 
-__all__ = ["RecordingObserver", "Snapshot", "ask", "check_framer", "no_leaked_tasks", "no_leaks", "snapshot"]
+__all__ = [
+    "RecordingObserver",
+    "ScriptedPeer",
+    "Snapshot",
+    "ask",
+    "check_framer",
+    "no_leaked_tasks",
+    "no_leaks",
+    "snapshot",
+]

@@ -68,6 +68,10 @@ class AsciiFramer:
     def pending(self) -> int:
         return len(self._held)
 
+    @property
+    def pending_transaction(self) -> None:
+        """Serial frames have no transaction id."""
+
     def feed(self, data: bytes | bytearray | memoryview) -> list[Frame]:
         buffer = self._held + data
         frames: list[Frame] = []

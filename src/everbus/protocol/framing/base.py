@@ -59,6 +59,11 @@ class Framer(Protocol):
         """Bytes held of an unfinished frame; bounded by the framing's largest frame."""
         ...
 
+    @property
+    def pending_transaction(self) -> int | None:
+        """The transaction id of the unfinished frame; None: not known yet, or there is none."""
+        ...
+
     def feed(self, data: bytes | bytearray | memoryview) -> list[Frame]:
         """Take in what was read; return the frames that are complete with it, in order.
 

@@ -141,6 +141,10 @@ class RtuFramer:
     def pending(self) -> int:
         return len(self._held)
 
+    @property
+    def pending_transaction(self) -> None:
+        """Serial frames have no transaction id."""
+
     def feed(self, data: _Bytes) -> list[Frame]:
         frames: list[Frame] = []
         for start in range(0, len(data), _SLICE_BYTES):

@@ -133,6 +133,10 @@ class Request(Pdu, Generic[R]):
     response_type: ClassVar[type[Any]]
     """The class of its normal response."""
 
+    def plain_response(self, pdu: bytes) -> R | None:
+        """The response in a PDU if it plainly answers this request; None: the long way decides."""
+        return None
+
     def mismatch(self, response: R) -> str | None:
         """Why a response of ``response_type`` cannot answer this request; None: it can."""
         return None

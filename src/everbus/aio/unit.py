@@ -1,0 +1,232 @@
+"""What can be asked of one unit, as typed methods; names and order as in modbus-connection's ``ModbusUnit``.
+
+``sync/unit.py`` is made from this file by ``tools/make_sync.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from everbus.errors import InvalidRequestError, MismatchError
+from everbus.protocol.pdu.base import Request, Response
+from everbus.protocol.pdu.bits import (
+    ReadCoilsRequest,
+    ReadDiscreteInputsRequest,
+    WriteMultipleCoilsRequest,
+    WriteSingleCoilRequest,
+)
+from everbus.protocol.pdu.diagnostics import (
+    DiagnosticsRequest,
+    GetCommEventCounterRequest,
+    GetCommEventLogRequest,
+    ReadExceptionStatusRequest,
+    ReportServerIdRequest,
+)
+from everbus.protocol.pdu.encapsulated import ReadDeviceIdentificationRequest, ReadDeviceIdentificationResponse
+from everbus.protocol.pdu.files import (
+    FileGroup,
+    ReadFifoQueueRequest,
+    ReadFileRecordRequest,
+    WriteFileRecordRequest,
+)
+from everbus.protocol.pdu.registers import (
+    MaskWriteRegisterRequest,
+    ReadHoldingRegistersRequest,
+    ReadInputRegistersRequest,
+    ReadWriteMultipleRegistersRequest,
+    WriteMultipleRegistersRequest,
+    WriteSingleRegisterRequest,
+)
+from everbus.protocol.values import pack_registers, unpack_registers
+
+if TYPE_CHECKING:
+    from everbus.aio.client import AsyncClient
+
+__all__ = ["AsyncUnit"]
+
+_BUSY_STATUS = 0xFFFF
+_MOST_OBJECTS = 256
+
+R = TypeVar("R", bound=Response)
+
+
+class AsyncUnit:
+    """One unit behind a client's connection. Cheap: make one where it is needed, or keep it.
+
+    Addresses are 0-based PDU addresses, 0..65535; registers are whole numbers of 0..65535. Every
+    method waits for its answer for as long as the client's ``timeout_s``, retries included, and may
+    be cancelled at any time: the client stays usable, a late answer goes to nobody.
+
+    All of them raise:
+        InvalidRequestError: an argument that the specification does not allow; nothing was sent.
+        ExceptionResponseError: the device answered with an exception; ``code`` says which.
+        MismatchError, PduError: an answer that is not one to this request, or is not legal.
+        ConnectError, ConnectionLostError: no connection, or it ended before the answer came.
+        ModbusTimeoutError: no answer in time.
+    """
+
+    __slots__ = ("_client", "number")
+
+    def __init__(self, client: AsyncClient, number: int) -> None:
+        self._client = client
+        self.number: int = number
+        """The unit identifier, 0..255."""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.number} of {self._client.endpoint}>"
+
+    @property
+    def connected(self) -> bool:
+        """A connection is up, as far as anybody can know."""
+        return self._client.connected
+
+    async def call(self, request: Request[R]) -> R:
+        """Make any request, custom ones included; return its response."""
+        return await self._client.call(request, self.number)
+
+    # Bits
+
+    async def read_coils(self, address: int, count: int) -> list[bool]:
+        """Read 1 to 2000 coils (AP 6.1, function 01)."""
+        response = await self._client.call(ReadCoilsRequest(address, count), self.number)
+        return response.bits[:count]
+
+    async def read_discrete_inputs(self, address: int, count: int) -> list[bool]:
+        """Read 1 to 2000 discrete inputs (AP 6.2, function 02)."""
+        response = await self._client.call(ReadDiscreteInputsRequest(address, count), self.number)
+        return response.bits[:count]
+
+    async def write_coil(self, address: int, value: bool) -> None:
+        """Set one coil (AP 6.5, function 05). Not repeated unless ``retry_writes`` says so, as all writes."""
+        await self._client.call(WriteSingleCoilRequest.of(address, value), self.number)
+
+    async def write_coils(self, address: int, values: Sequence[bool]) -> None:
+        """Set 1 to 1968 coils (AP 6.11, function 0F)."""
+        await self._client.call(WriteMultipleCoilsRequest.of(address, values), self.number)
+
+    # Registers
+
+    async def read_holding_registers(self, address: int, count: int) -> list[int]:
+        """Read 1 to 125 holding registers (AP 6.3, function 03)."""
+        response = await self._client.call(ReadHoldingRegistersRequest(address, count), self.number)
+        return response.registers
+
+    async def read_input_registers(self, address: int, count: int) -> list[int]:
+        """Read 1 to 125 input registers (AP 6.4, function 04)."""
+        response = await self._client.call(ReadInputRegistersRequest(address, count), self.number)
+        return response.registers
+
+    async def write_register(self, address: int, value: int) -> None:
+        """Set one holding register (AP 6.6, function 06)."""
+        await self._client.call(WriteSingleRegisterRequest(address, value), self.number)
+
+    async def write_registers(self, address: int, values: Sequence[int]) -> None:
+        """Set 1 to 123 holding registers (AP 6.12, function 10)."""
+        await self._client.call(WriteMultipleRegistersRequest.of(address, values), self.number)
+
+    async def mask_write_register(self, address: int, and_mask: int, or_mask: int) -> None:
+        """Set a register to ``(old AND and_mask) OR (or_mask AND NOT and_mask)`` (AP 6.16, function 16)."""
+        await self._client.call(MaskWriteRegisterRequest(address, and_mask, or_mask), self.number)
+
+    async def read_write_registers(
+        self, read_address: int, read_count: int, write_address: int, write_values: Sequence[int]
+    ) -> list[int]:
+        """Set 1 to 121 registers, then read 1 to 125, in one go (AP 6.17, function 17)."""
+        request = ReadWriteMultipleRegistersRequest.of(read_address, read_count, write_address, write_values)
+        response = await self._client.call(request, self.number)
+        return response.registers
+
+    async def read_fifo_queue(self, address: int) -> list[int]:
+        """Read the queue that a pointer register names, up to 31 registers (AP 6.18, function 18)."""
+        response = await self._client.call(ReadFifoQueueRequest(address), self.number)
+        return response.registers
+
+    # Files
+
+    async def read_file_record(self, file: int, record: int, length: int) -> list[int]:
+        """Read ``length`` records of a file, 1..65535, from ``record`` on, 0..9999 (AP 6.14, function 14)."""
+        request = ReadFileRecordRequest([FileGroup(file, record, length)])
+        response = await self._client.call(request, self.number)
+        return unpack_registers(response.groups[0])
+
+    async def write_file_record(self, file: int, record: int, values: Sequence[int]) -> None:
+        """Write records of a file (AP 6.15, function 15)."""
+        group = FileGroup(file, record, len(values), pack_registers(values))
+        await self._client.call(WriteFileRecordRequest([group]), self.number)
+
+    # The device itself
+
+    async def read_exception_status(self) -> int:
+        """Eight status bits that the device defines, 0..255 (AP 6.7, function 07)."""
+        response = await self._client.call(ReadExceptionStatusRequest(), self.number)
+        return response.status
+
+    async def report_server_id(self) -> bytes:
+        """What the device says of itself, run status included where it has one (AP 6.13, function 11)."""
+        response = await self._client.call(ReportServerIdRequest(), self.number)
+        return response.data
+
+    async def diagnostics(self, sub_function: int, data: int = 0) -> int:
+        """A diagnostic function (AP 6.8, function 08): a counter, or the echo of ``data``, 0..65535."""
+        if not 0 <= data <= 0xFFFF:
+            raise InvalidRequestError(f"data {data} is outside 0..65535; it was not sent")
+        request = DiagnosticsRequest(sub_function, data.to_bytes(2, "big"))
+        response = await self._client.call(request, self.number)
+        return int.from_bytes(response.data[:2], "big")
+
+    async def get_comm_event_counter(self) -> tuple[bool, int]:
+        """Whether a program command is still being processed, and the event count (AP 6.9, function 0B)."""
+        response = await self._client.call(GetCommEventCounterRequest(), self.number)
+        return response.status == _BUSY_STATUS, response.event_count
+
+    async def get_comm_event_log(self) -> bytes:
+        """Up to 64 event bytes, the latest first (AP 6.10, function 0C)."""
+        response = await self._client.call(GetCommEventLogRequest(), self.number)
+        return response.events
+
+    async def read_device_identification(self, read_code: int = 1) -> dict[int, bytes]:
+        """Objects of the device's identification by number (AP 6.21, function 2B/0E).
+
+        Args:
+            read_code: 1 vendor, product and revision; 2 the regular objects too; 3 all of them.
+
+        Raises:
+            MismatchError: the device sends the same objects again and again, as some do.
+        """
+        found: dict[int, bytes] = {}
+        object_id = 0
+        while True:
+            response = await self._client.call(ReadDeviceIdentificationRequest(read_code, object_id), self.number)
+            assert isinstance(response, ReadDeviceIdentificationResponse)
+            found.update(response.objects)
+            if not response.more_follows:
+                return found
+            if response.next_object_id <= object_id or len(found) > _MOST_OBJECTS:
+                text = f"unit {self.number} says that object {response.next_object_id} follows object {object_id}"
+                raise MismatchError(text)
+            object_id = response.next_object_id
+
+    # The link, for code written for modbus-connection
+
+    def set_message_spacing(self, seconds: float) -> None:
+        """Leave this unit alone for so long after each exchange with it; 0 ends that."""
+        self._client.space_unit(self.number, seconds)
+
+    def require_timeout(self, seconds: float | None) -> None:
+        """Give every call of the client at least so long; None takes it back."""
+        self._client.require_timeout(seconds)
+
+    def require_connect_delay(self, seconds: float | None) -> None:
+        """Leave a new connection alone for at least so long; None changes nothing."""
+        self._client.require_connect_delay(seconds)
+
+    # async only
+    def on_connection_lost(self, callback: Callable[[], object]) -> Callable[[], None]:
+        """Call back when the connection has ended; return a way to stop that."""
+        return self._client.on_connection_lost(callback)
+
+    # end of async only
+    async def disconnect(self) -> None:
+        """End the connection; the next request makes a new one."""
+        await self._client.disconnect()

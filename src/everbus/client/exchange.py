@@ -1,0 +1,178 @@
+"""One request and its answer, as a script: the one place where a request is repeated, or fails.
+
+The script does no I/O. It yields what is to be done next and is told what came of it, so the same
+script serves sockets that block and event loops; see ``aio/driver.py`` and ``sync/driver.py``. What a
+driver raises into it (no connection, connection lost, cancelled) is handled here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
+
+from everbus.client.endpoint import Endpoint
+from everbus.client.health import Health
+from everbus.client.options import ClientOptions
+from everbus.client.retry import pause_before_retry_s
+from everbus.errors import ExceptionResponseError, ModbusError, ModbusTimeoutError
+from everbus.protocol.client_session import BROADCAST_UNIT, ClientSession, Completion, encode_request
+from everbus.protocol.codes import function_name
+from everbus.protocol.framing.mbap import MbapFramer
+from everbus.protocol.framing.rtu import RtuFramer
+from everbus.protocol.pdu.base import Response
+from everbus.protocol.pdu.table import AnyRequest
+from everbus.protocol.values import check_unit
+
+__all__ = ["NOBODY", "Ask", "Exchange", "Link", "Pause", "Script", "Step", "new_session"]
+
+
+AnySession = TypeVar("AnySession", bound=ClientSession)
+
+
+def new_session(endpoint: Endpoint, options: ClientOptions, kind: type[AnySession]) -> AnySession:
+    """The session of a new connection, of the kind that its host needs."""
+    framer = MbapFramer() if endpoint.identified else RtuFramer("response", options.table)
+    return kind(options.table, framer=framer, identified=endpoint.identified, matching=options.matching)
+
+
+class Link(NamedTuple):
+    """Give me a connection with room for a request to this unit, until then at the latest.
+
+    Answered with its session. Raises ``ConnectError`` or ``ModbusTimeoutError`` into the script. The
+    room is taken until the script asks for another, or ends.
+    """
+
+    unit: int
+    until: float
+
+
+class Ask(NamedTuple):
+    """Send this, and wait for the end of its transaction; for ``NOBODY`` do not wait.
+
+    Answered with the ``Completion``, or None: the time is over. Raises ``ConnectionLostError``.
+    """
+
+    transaction: int
+    data: bytes
+    until: float
+
+
+class Pause(NamedTuple):
+    """Wait until then."""
+
+    until: float
+
+
+NOBODY: Final = -1
+"""Instead of a transaction: nobody answers."""
+
+_NOT_SENT: Final = -1
+_ANSWERED: Final = -2
+"""Instead of the id of a transaction that is open."""
+
+_new: Final = tuple.__new__
+"""Builds a named tuple without a call in Python: two steps are taken for every request."""
+
+Step: TypeAlias = Link | Ask | Pause
+Script: TypeAlias = Generator[Step, Any, Response | None]
+
+
+class Exchange:
+    """Makes the scripts of one client.
+
+    Args:
+        peer: whom it asks, for messages.
+        options: its bounds.
+        clock: monotonic seconds.
+        health: is told of every attempt.
+    """
+
+    __slots__ = ("_clock", "_health", "_options", "_peer", "least_timeout_s")
+
+    def __init__(self, peer: str, options: ClientOptions, clock: Callable[[], float], health: Health) -> None:
+        self._peer = peer
+        self._options = options
+        self._clock = clock
+        self._health = health
+        self.least_timeout_s: float = 0.0
+        """A longer deadline than the options': somebody knows that the device is slow."""
+
+    def script(self, unit: int, request: AnyRequest) -> Script:
+        """The script of one call; it returns the response.
+
+        Raises:
+            InvalidRequestError: the request is not legal. Nothing was sent.
+            UsageError: the unit is outside 0..255. Nothing was sent.
+            ExceptionResponseError: the device answered with an exception.
+            MismatchError: an answer that is not one to this request.
+            PduError: an answer that is not legal.
+            ConnectError: no connection could be made.
+            ConnectionLostError: it ended before the answer came.
+            ModbusTimeoutError: the deadline passed.
+        """
+        check_unit(unit)
+        pdu = encode_request(request)
+        health = self._health
+        health.calls += 1
+        started = self._clock()
+        timeout_s = max(self._options.timeout_s, self.least_timeout_s)
+        attempt_s = timeout_s / (self._options.retries + 1)
+        deadline = started + timeout_s
+        attempts = 0
+        while True:
+            attempts += 1
+            until = min(deadline, started + attempt_s)
+            transaction = _NOT_SENT
+            try:
+                session: ClientSession = yield _new(Link, (unit, until))
+                transaction, data = session.submit(unit, request, pdu)
+                health.attempts += 1
+                completion: Completion | None = yield _new(Ask, (transaction, data, until))
+                if completion is None:
+                    raise self._timed_out(unit, request, until - started)
+                transaction = _ANSWERED
+                if completion.error is not None:
+                    raise self._explained(completion.error, unit)
+                health.answered(unit)
+                return completion.response
+            except ModbusError as error:
+                health.attempt_failed(unit, error)
+                pause_s = pause_before_retry_s(error, request, transaction != _NOT_SENT, self._options)
+                started = self._clock()
+                if pause_s is None or attempts > self._options.retries or started + pause_s >= deadline:
+                    health.call_failed(error)
+                    raise
+            finally:
+                if transaction >= 0:
+                    session.abandon(transaction)
+            if pause_s:
+                yield Pause(started + pause_s)
+                started = self._clock()
+            health.retries += 1
+
+    def _timed_out(self, unit: int, request: AnyRequest, within_s: float) -> ModbusTimeoutError:
+        return ModbusTimeoutError(
+            f"unit {unit} of {self._peer} did not answer {function_name(request.function_code)} within "
+            f"{within_s:.3g} s; is the unit right, is the device slower than timeout_s allows?"
+        )
+
+    def _explained(self, error: ModbusError, unit: int) -> ModbusError:
+        """The same error, with the name of the device that it came from."""
+        if isinstance(error, ExceptionResponseError):
+            text = f"unit {unit} of {self._peer} answered {function_name(error.function_code)} with {error}"
+            return ExceptionResponseError(error.code, error.function_code, text)
+        return error
+
+    def broadcast(self, request: AnyRequest) -> Script:
+        """The script of a request to every unit of a serial line behind the peer; nobody answers it."""
+        encode_request(request)
+        self._health.calls += 1
+        until = self._clock() + self._options.timeout_s
+        try:
+            session: ClientSession = yield Link(BROADCAST_UNIT, until)
+            self._health.attempts += 1
+            yield Ask(NOBODY, session.broadcast(request), until)
+        except ModbusError as error:
+            self._health.call_failed(error)
+            raise
+        return None

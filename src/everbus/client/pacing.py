@@ -1,0 +1,77 @@
+"""When the next request may go out: spacing on the link, spacing of one unit, a pause after connect.
+
+For devices that miss what comes too soon (spec.md 8: 20 to 500 ms between requests, 1 to 5 s after connect).
+"""
+
+from __future__ import annotations
+
+from everbus.client.options import ClientOptions
+from everbus.errors import ConfigurationError
+
+__all__ = ["Pacing"]
+
+
+class Pacing:
+    """The pauses of one link, in seconds of any monotonic clock.
+
+    Args:
+        options: spacing and delay to start with.
+    """
+
+    __slots__ = ("_link_at", "_unit_at", "_unit_spacing_s", "connect_delay_s", "in_use", "spacing_s")
+
+    def __init__(self, options: ClientOptions) -> None:
+        self.spacing_s: float = options.spacing_s
+        self.connect_delay_s: float = options.connect_delay_s
+        self._unit_spacing_s: dict[int, float] = {}
+        self._link_at = 0.0
+        self._unit_at: dict[int, float] = {}
+        self.in_use: bool = bool(self.spacing_s or self.connect_delay_s)
+        """Somebody wants pauses; without, nobody needs to ask."""
+
+    def space_unit(self, unit: int, spacing_s: float) -> None:
+        """Leave one unit alone for so long after each exchange with it; 0 ends that.
+
+        Raises:
+            ConfigurationError: the time is negative.
+        """
+        if not spacing_s >= 0:
+            raise ConfigurationError(f"a spacing is a time, 0 s or more, not {spacing_s!r}")
+        if spacing_s:
+            self._unit_spacing_s[unit] = spacing_s
+            self.in_use = True
+        else:
+            self._unit_spacing_s.pop(unit, None)
+            self._unit_at.pop(unit, None)
+
+    def delay_connect(self, delay_s: float) -> None:
+        """Leave a new connection alone for at least so long: the longest that anybody asked for counts.
+
+        Raises:
+            ConfigurationError: the time is negative.
+        """
+        if not delay_s >= 0:
+            raise ConfigurationError(f"a connect delay is a time, 0 s or more, not {delay_s!r}")
+        self.connect_delay_s = max(self.connect_delay_s, delay_s)
+        self.in_use = self.in_use or delay_s > 0
+
+    def connected(self, now: float) -> None:
+        """A new connection is there."""
+        self._link_at = now + self.connect_delay_s
+
+    def ended(self, unit: int, now: float) -> None:
+        """An exchange with a unit is over, whatever came of it."""
+        if self.spacing_s:
+            self._link_at = now + self.spacing_s
+        if self._unit_spacing_s:
+            spacing_s = self._unit_spacing_s.get(unit)
+            if spacing_s is not None:
+                self._unit_at[unit] = now + spacing_s
+
+    def link_ready_at(self) -> float:
+        """When the link may be used."""
+        return self._link_at
+
+    def unit_ready_at(self, unit: int) -> float:
+        """When this unit may be asked."""
+        return self._unit_at.get(unit, 0.0)

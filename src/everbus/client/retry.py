@@ -1,0 +1,93 @@
+"""What may be repeated, and how long to wait before trying again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from everbus.client.options import ClientOptions
+from everbus.errors import ConnectError, ExceptionResponseError, ModbusError, UsageError
+from everbus.protocol.codes import DiagnosticCode, ExceptionCode, FunctionCode
+from everbus.protocol.pdu.diagnostics import DiagnosticsRequest
+from everbus.protocol.pdu.encapsulated import ReadDeviceIdentificationRequest
+from everbus.protocol.pdu.table import AnyRequest
+
+__all__ = ["Backoff", "changes_nothing", "pause_before_retry_s"]
+
+FIRST_BACKOFF_S: Final = 0.1
+MOST_BACKOFF_S: Final = 30.0
+
+_READS: Final = frozenset(
+    {
+        FunctionCode.READ_COILS,
+        FunctionCode.READ_DISCRETE_INPUTS,
+        FunctionCode.READ_HOLDING_REGISTERS,
+        FunctionCode.READ_INPUT_REGISTERS,
+        FunctionCode.READ_EXCEPTION_STATUS,
+        FunctionCode.GET_COMM_EVENT_COUNTER,
+        FunctionCode.GET_COMM_EVENT_LOG,
+        FunctionCode.REPORT_SERVER_ID,
+        FunctionCode.READ_FILE_RECORD,
+        FunctionCode.READ_FIFO_QUEUE,
+    }
+)
+_CHANGING_DIAGNOSTICS: Final = frozenset(
+    {
+        DiagnosticCode.RESTART_COMMUNICATIONS,
+        DiagnosticCode.CHANGE_ASCII_DELIMITER,
+        DiagnosticCode.FORCE_LISTEN_ONLY,
+        DiagnosticCode.CLEAR_COUNTERS,
+        DiagnosticCode.CLEAR_OVERRUN_COUNTER,
+    }
+)
+_BUSY: Final = (ExceptionCode.ACKNOWLEDGE, ExceptionCode.SERVER_DEVICE_BUSY)
+
+
+def changes_nothing(request: AnyRequest) -> bool:
+    """Whether a device may carry a request out twice without harm; custom functions are not trusted to."""
+    if isinstance(request, DiagnosticsRequest):
+        return request.sub_function not in _CHANGING_DIAGNOSTICS
+    return request.function_code in _READS or isinstance(request, ReadDeviceIdentificationRequest)
+
+
+def pause_before_retry_s(error: ModbusError, request: AnyRequest, sent: bool, options: ClientOptions) -> float | None:
+    """How long to wait before a request is made once more; None: its error is the caller's.
+
+    Args:
+        error: what became of the last attempt.
+        request: what was asked.
+        sent: the device may have got it.
+        options: says what else may be repeated.
+    """
+    if isinstance(error, UsageError):
+        return None
+    if isinstance(error, ExceptionResponseError):
+        return options.retry_busy_s if error.code in _BUSY else None
+    if not sent or options.retry_writes or changes_nothing(request):
+        return FIRST_BACKOFF_S if isinstance(error, ConnectError) else 0.0
+    return None
+
+
+class Backoff:
+    """How long to leave a peer alone that cannot be reached: 0.1 s, doubling to 30 s, with jitter.
+
+    Args:
+        random: gives numbers of 0..1, so that many clients do not come back at once.
+        most_s: the longest pause.
+    """
+
+    __slots__ = ("_most_s", "_next_s", "_random")
+
+    def __init__(self, random: Callable[[], float], most_s: float = MOST_BACKOFF_S) -> None:
+        self._random = random
+        self._most_s = most_s
+        self._next_s = 0.0
+
+    def failed(self) -> float:
+        """Another try failed; how long to wait before the next: between half and all of the pause."""
+        self._next_s = min(self._most_s, self._next_s * 2 or FIRST_BACKOFF_S)
+        return self._next_s * (0.5 + 0.5 * self._random())
+
+    def succeeded(self) -> None:
+        """The peer is there: the next pause is the first again."""
+        self._next_s = 0.0

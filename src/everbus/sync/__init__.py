@@ -1,0 +1,1 @@
+"""Hosts that block: the client and the pool without an event loop."""

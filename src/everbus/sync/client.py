@@ -1,0 +1,167 @@
+"""The client: one peer, one connection, any number of units.
+
+Made from ``aio/client.py`` by ``tools/make_sync.py``: change that one.
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import Any, Self, TypeVar
+
+from everbus.client.endpoint import Endpoint, parse_endpoint
+from everbus.client.exchange import Exchange
+from everbus.client.health import ClientStatistics, Health
+from everbus.client.options import ClientOptions
+from everbus.protocol.client_session import Matching
+from everbus.protocol.pdu.base import Request, Response
+from everbus.protocol.pdu.table import PUBLIC, FunctionTable
+from everbus.protocol.values import check_unit
+from everbus.sync.driver import Driver
+from everbus.sync.unit import Unit
+
+__all__ = ["Client"]
+
+R = TypeVar("R", bound=Response)
+
+
+class Client:
+    """A Modbus client over one connection, made when it is needed and replaced when it must be.
+
+    Args:
+        endpoint: whom to ask: a URL such as ``tcp://192.0.2.7:502`` or ``unix:///run/modbus.sock``.
+        timeout_s: deadline of a whole call: connecting, waiting, retries included. Each attempt gets
+            ``timeout_s / (retries + 1)``.
+        connect_timeout_s: for a connection to be made; never past the call's own deadline.
+        retries: further attempts for what may be repeated: reads.
+        max_in_flight: requests open at once. More than 1 only where the device answers pipelined
+            requests.
+        spacing_s: least time from the end of one exchange to the next request.
+        connect_delay_s: least time from a new connection to its first request.
+        matching: ``strict``; or ``lenient`` for devices that get transaction ids or units wrong.
+        retry_writes: writes are repeated too; a device may then carry one out twice.
+        retry_busy_s: repeat after this pause what was answered with exception 05 or 06.
+        source: local address to connect from.
+        table: the function codes that the client knows; extend ``PUBLIC`` for custom ones.
+
+    Raises:
+        ConfigurationError: the endpoint is not one, or an option cannot work.
+
+    Use it as ``with Client(url) as client: client.unit(1).read_coils(0, 8)``, or
+    without ``with`` and call ``close``. Threads may share it.
+    """
+
+    def __init__(  # noqa: PLR0913  keywords, all but one
+        self,
+        endpoint: str | Endpoint,
+        *,
+        timeout_s: float = 3.0,
+        connect_timeout_s: float = 3.0,
+        retries: int = 1,
+        max_in_flight: int = 1,
+        spacing_s: float = 0.0,
+        connect_delay_s: float = 0.0,
+        matching: Matching = "strict",
+        retry_writes: bool = False,
+        retry_busy_s: float | None = None,
+        source: str = "",
+        table: FunctionTable = PUBLIC,
+    ) -> None:
+        self.endpoint: Endpoint = endpoint if isinstance(endpoint, Endpoint) else parse_endpoint(endpoint)
+        """The peer."""
+        self.options: ClientOptions = ClientOptions(
+            timeout_s=timeout_s,
+            connect_timeout_s=connect_timeout_s,
+            retries=retries,
+            max_in_flight=max_in_flight,
+            spacing_s=spacing_s,
+            connect_delay_s=connect_delay_s,
+            matching=matching,
+            retry_writes=retry_writes,
+            retry_busy_s=retry_busy_s,
+            source=source,
+            table=table,
+        )
+        """Its bounds."""
+        self._health = Health()
+        self._driver = Driver(self.endpoint, self.options, self._health)
+        self._exchange = Exchange(str(self.endpoint), self.options, monotonic, self._health)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.endpoint} {'connected' if self.connected else 'not connected'}>"
+
+    def __enter__(self) -> Self:
+        self.connect()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def connected(self) -> bool:
+        """A connection is up, as far as anybody can know."""
+        return self._driver.connected
+
+    def unit(self, number: int) -> Unit:
+        """The unit with this number, 0..255 (spec.md 4.3). Devices that are no gateways mostly answer any.
+
+        Raises:
+            UsageError: the number is outside 0..255.
+        """
+        return Unit(self, check_unit(number))
+
+    def call(self, request: Request[R], unit: int = 1) -> R:
+        """Make any request, custom ones included; return its response.
+
+        Raises:
+            InvalidRequestError, UsageError: it cannot be sent as it is; nothing was sent.
+            ExceptionResponseError: the device answered with an exception.
+            MismatchError, PduError: an answer that is not one to this request, or is not legal.
+            ConnectError, ConnectionLostError: no connection, or it ended before the answer came.
+            ModbusTimeoutError: no answer in time.
+            ServerStateError: the client is closed.
+        """
+        response: R = self._driver.run(self._exchange.script(unit, request))
+        return response
+
+    def broadcast(self, request: Request[Any]) -> None:
+        """Send a request to every unit of the serial line behind a gateway (unit 0); nobody answers.
+
+        Raises:
+            InvalidRequestError: it cannot be sent as it is; nothing was sent.
+            ConnectError, ConnectionLostError: no connection.
+            ModbusTimeoutError: no room on the connection in time.
+        """
+        self._driver.run(self._exchange.broadcast(request))
+
+    def connect(self) -> None:
+        """Connect now. Idempotent, in every state; a closed client is open again.
+
+        Raises:
+            ConnectError: no connection within ``connect_timeout_s``.
+        """
+        self._driver.connect()
+
+    def disconnect(self) -> None:
+        """End the connection; the next request makes a new one. Idempotent."""
+        self._driver.disconnect()
+
+    def close(self) -> None:
+        """End everything; what is under way fails with ``ConnectionLostError``. Idempotent, in every state."""
+        self._driver.close()
+
+    def space_unit(self, unit: int, spacing_s: float) -> None:
+        """Leave one unit alone for so long after each exchange with it; 0 ends that."""
+        self._driver.pacing.space_unit(check_unit(unit), spacing_s)
+
+    def require_timeout(self, seconds: float | None) -> None:
+        """Give every call at least so long; None takes it back."""
+        self._exchange.least_timeout_s = seconds or 0.0
+
+    def require_connect_delay(self, seconds: float | None) -> None:
+        """Leave a new connection alone for at least so long; None changes nothing."""
+        self._driver.pacing.delay_connect(seconds or 0.0)
+
+    def statistics(self) -> ClientStatistics:
+        """A snapshot of what it has done."""
+        session = self._driver.session
+        return self._health.statistics(session.statistics() if session is not None else None)

@@ -1,0 +1,249 @@
+"""Runs the scripts of exchanges in the thread that calls, over one connection that it makes when it is needed."""
+
+from __future__ import annotations
+
+import os
+import threading
+from random import random
+from time import monotonic, sleep
+from typing import Any, Final
+
+from everbus.client import exchange
+from everbus.client.endpoint import Endpoint
+from everbus.client.exchange import Script, new_session
+from everbus.client.health import Health
+from everbus.client.options import ClientOptions
+from everbus.client.pacing import Pacing
+from everbus.client.retry import Backoff
+from everbus.errors import ConnectError, ConnectionLostError, ModbusTimeoutError, ServerStateError
+from everbus.protocol.client_session import ClientSession
+from everbus.sync.link import Link, SharedLink, SharedSession, open_socket
+
+__all__ = ["Driver"]
+
+_CLOSED: Final = "closed"
+
+_SETTLED_S: Final = 1.0
+"""A connection that ends sooner, without an answer, counts as a failure to connect: no busy loop."""
+
+_FRESH_S: Final = 0.05
+"""A connection that was used so lately is not asked whether it has ended before it is used again."""
+
+
+class Driver:
+    """Owns the connection of one client: makes it, hands out room on it, replaces it, closes it.
+
+    Args:
+        endpoint: the peer.
+        options: the client's.
+        health: is told of connections.
+    """
+
+    def __init__(self, endpoint: Endpoint, options: ClientOptions, health: Health) -> None:
+        self._endpoint = endpoint
+        self._options = options
+        self._health = health
+        self.pacing: Pacing = Pacing(options)
+        self._backoff = Backoff(random)
+        self._not_before = 0.0
+        self._connected_at = 0.0
+        self._link: Link | None = None
+        self._closed = False
+        self._room = options.max_in_flight if endpoint.identified and options.matching == "strict" else 1
+        self._begin()
+
+    def _begin(self) -> None:
+        """In a new process the locks are new: the old ones may be held by threads that are not here."""
+        self._pid = os.getpid()
+        self._places = threading.Lock() if self._room == 1 else threading.Semaphore(self._room)
+        self._making = threading.Lock()
+
+    @property
+    def connected(self) -> bool:
+        """A connection is up, as far as it is known: the peer may have ended it since it was last used."""
+        return self._link is not None and self._link.usable
+
+    @property
+    def session(self) -> ClientSession | None:
+        """Of the connection that is up."""
+        return self._link.session if self._link is not None else None
+
+    def run(self, script: Script) -> Any:
+        """Carry a script out; return what it returns, raise what it raises.
+
+        An exception that a signal handler raises, as Ctrl-C does, leaves the client usable.
+        """
+        link: Link | None = None
+        unit = 0
+        try:
+            step = next(script)
+            while True:
+                try:
+                    if type(step) is exchange.Ask and link is not None:
+                        outcome: object = link.ask(*step)
+                    else:
+                        if link is not None:
+                            held, link = link, None
+                            self._give_back(unit, held)
+                        if isinstance(step, exchange.Link):
+                            unit = step.unit
+                            link = self._take(unit, step.until)
+                            outcome = link.session
+                        else:
+                            sleep(max(0.0, step.until - monotonic()))
+                            outcome = None
+                except BaseException as error:  # noqa: BLE001  the script decides
+                    step = script.throw(error)
+                else:
+                    step = script.send(outcome)
+        except StopIteration as end:
+            return end.value
+        except KeyboardInterrupt:
+            self._health.cancelled += 1
+            raise
+        finally:
+            if link is not None:
+                self._give_back(unit, link)
+
+    # Room on the connection
+
+    def _take(self, unit: int, until: float) -> Link:
+        """A connection with room for a request, up and rested."""
+        if self._pid != os.getpid():
+            self._forked()
+        if self._closed:
+            raise ServerStateError("this client is closed; connect() opens it again")
+        if self.pacing.in_use:
+            self._rest(f"unit {unit} of {self._endpoint}", self.pacing.unit_ready_at(unit), until)
+        if not self._places.acquire(blocking=False) and not self._places.acquire(timeout=max(0.0, until - monotonic())):
+            raise ModbusTimeoutError(
+                f"{self._endpoint}: other threads' requests took all the time of this one; is the device slower than "
+                "that, is max_in_flight too small?"
+            )
+        try:
+            link = self._link
+            if link is None or monotonic() - link.last_used > _FRESH_S:
+                link = self._checked(link, until)
+            if self.pacing.in_use:
+                self._rest(str(self._endpoint), self.pacing.link_ready_at(), until)
+        except BaseException:
+            self._places.release()
+            raise
+        return link
+
+    def _give_back(self, unit: int, link: Link) -> None:
+        """An exchange is over: its room is the next one's, on a new connection if this one is spoiled."""
+        if self.pacing.in_use:
+            self.pacing.ended(unit, monotonic())
+        if not link.usable:
+            self._retire(link, link.session.broken)
+        self._places.release()
+
+    def _checked(self, link: Link | None, until: float) -> Link:
+        """The connection after a rest, if it is still up; else a new one."""
+        if link is not None:
+            link.check()
+            if link.usable:
+                return link
+        return self._connected(until)
+
+    def _rest(self, what: str, ready_at: float, until: float) -> None:
+        """Wait until then, unless that is too late."""
+        if ready_at:
+            left_s = ready_at - monotonic()
+            if left_s > 0:
+                if ready_at >= until:
+                    raise ModbusTimeoutError(f"{what} is spaced: it may be asked {left_s:.3g} s from now")
+                sleep(left_s)
+
+    # The connection
+
+    def _forked(self) -> None:
+        """This is a child of the process that connected: the connection stays the parent's."""
+        self._begin()
+        link, self._link = self._link, None
+        if link is not None:
+            link.disown()
+
+    def connect(self) -> None:
+        """Connect now. Idempotent; a closed client is open again.
+
+        Raises:
+            ConnectError: no connection within ``connect_timeout_s``.
+        """
+        if self._pid != os.getpid():
+            self._forked()
+        self._closed = False
+        if not self.connected:
+            self._connected(monotonic() + self._options.connect_timeout_s)
+
+    def _connected(self, until: float) -> Link:
+        """The connection, made by whoever needs it first; the others wait for the same."""
+        if not self._making.acquire(timeout=max(0.0, until - monotonic())):
+            raise ConnectError(f"no connection to {self._endpoint} in time")
+        try:
+            link = self._link
+            if link is not None and link.usable:
+                return link
+            if link is not None:
+                self._retire(link, link.session.broken or "replaced")
+            return self._make(until)
+        finally:
+            self._making.release()
+
+    def _make(self, until: float) -> Link:
+        """Make a new connection, after the back-off: at most half of the time that the caller has is spent on that."""
+        now = monotonic()
+        pause_s = min(self._not_before - now, (until - now) / 2)
+        if pause_s > 0:
+            sleep(pause_s)
+        try:
+            sock = open_socket(
+                self._endpoint, self._options.source, min(until, monotonic() + self._options.connect_timeout_s)
+            )
+        except ConnectError:
+            self._health.connect_failures += 1
+            self._not_before = monotonic() + self._backoff.failed()
+            raise
+        if self._closed:
+            sock.close()
+            raise ConnectionLostError(f"the client of {self._endpoint} was closed while it connected")
+        link: Link
+        if self._room == 1:
+            link = Link(self._endpoint, new_session(self._endpoint, self._options, ClientSession), sock)
+        else:
+            session = new_session(self._endpoint, self._options, SharedSession)
+            link = SharedLink(self._endpoint, session, sock)
+        self._link = link
+        self._health.connects += 1
+        self._connected_at = monotonic()
+        self.pacing.connected(self._connected_at)
+        return link
+
+    def _retire(self, link: Link, reason: str) -> None:
+        """A connection is over: close it, and count what it saw, once."""
+        if self._link is not link:
+            return
+        self._link = None
+        if link.lost:
+            self._health.lost += 1
+        link.close(reason or "lost")
+        self._health.session_ended(
+            link.session.statistics(), "" if link.lost or link.reason == _CLOSED else link.reason
+        )
+        if monotonic() - self._connected_at >= _SETTLED_S or link.session.statistics().completed:
+            self._backoff.succeeded()
+        else:
+            self._not_before = monotonic() + self._backoff.failed()
+
+    def disconnect(self) -> None:
+        """End the connection; the next request makes a new one. Idempotent, in any thread."""
+        link = self._link
+        if link is not None:
+            self._retire(link, _CLOSED)
+
+    def close(self) -> None:
+        """End everything: what waits in other threads fails with ``ConnectionLostError``. Idempotent."""
+        self._closed = True
+        if self._pid == os.getpid():
+            self.disconnect()

@@ -1,0 +1,263 @@
+"""The client's end of one connection with a blocking caller, or with several threads that wait on it.
+
+The socket never blocks: waiting is ``poll``, which works with descriptors of any number, and a request
+costs a system call less than with a socket that has a timeout.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import threading
+from contextlib import suppress
+from time import monotonic
+from typing import Any, Final
+
+from everbus.client.endpoint import Endpoint
+from everbus.client.exchange import NOBODY
+from everbus.errors import ConnectionLostError
+from everbus.protocol.client_session import ClientSession, Completion
+from everbus.protocol.pdu.table import AnyRequest
+from everbus.sockets import connect_error, literal_addresses, new_socket, resolve_blocking
+
+__all__ = ["Link", "SharedLink", "SharedSession", "open_socket"]
+
+_RECEIVE_BYTES: Final = 4096
+_NOTHING: Final[list[Completion]] = []
+
+
+class SharedSession(ClientSession):
+    """A session that several threads use; see ``ClientSession`` for its arguments."""
+
+    __slots__ = ("lock",)
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.lock: threading.RLock = threading.RLock()
+        """Held by whoever uses it."""
+
+    def submit(self, unit: int, request: AnyRequest, pdu: bytes | None = None) -> tuple[int, bytes]:
+        with self.lock:
+            return super().submit(unit, request, pdu)
+
+    def broadcast(self, request: AnyRequest) -> bytes:
+        with self.lock:
+            return super().broadcast(request)
+
+    def abandon(self, transaction: int) -> None:
+        with self.lock:
+            super().abandon(transaction)
+
+
+class Link:
+    """One connection that one caller at a time uses. It owns its socket.
+
+    Args:
+        endpoint: the peer, for messages.
+        session: its transactions.
+        sock: connected and non-blocking.
+    """
+
+    def __init__(self, endpoint: Endpoint, session: ClientSession, sock: socket.socket) -> None:
+        self.session: ClientSession = session
+        self._endpoint = endpoint
+        self._socket = sock
+        self._readable = _Wait(sock, for_writing=False)
+        self._error: Exception | None = None
+        self.last_used: float = monotonic()
+        """When something last arrived."""
+        self.reason: str = ""
+        """Why we gave it up; empty: the peer ended it, or nobody did."""
+        self.lost: bool = False
+        """The peer ended it."""
+
+    @property
+    def usable(self) -> bool:
+        """It is up, as far as it is known, and its bytes can be trusted."""
+        return not (self.reason or self.lost or self.session.broken or self.session.fault)
+
+    def ask(self, transaction: int, data: bytes, until: float) -> Completion | None:
+        """Send a request and wait for its end; None: not in time, or nobody answers it.
+
+        Raises:
+            ConnectionLostError: the connection ended before.
+        """
+        self.send(data, until)
+        while transaction != NOBODY:
+            left_s = until - monotonic()
+            if left_s <= 0:
+                break
+            for completion in self._read(left_s):
+                if completion.transaction == transaction:
+                    return completion
+            if self.lost or self.reason:
+                raise self._ended("before the answer came")
+        return None
+
+    def _read(self, within_s: float) -> list[Completion]:
+        """What ends with what arrives within the time."""
+        try:
+            if not self._readable(within_s):
+                return _NOTHING
+            data = self._socket.recv(_RECEIVE_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return _NOTHING
+        except (OSError, ValueError) as error:  # a ValueError: another thread closed it
+            self.lost, self._error = True, error
+            return _NOTHING
+        self.last_used = monotonic()
+        if not data:
+            self.lost = True
+            return _NOTHING
+        completions = self.session.receive(data)
+        if self.session.fault is not None:
+            self.reason = self.reason or "not_modbus"
+            self._error = self.session.fault
+        return completions
+
+    def check(self) -> None:
+        """Notice what happened while nobody waited: an end, or bytes that nobody asked for."""
+        self._read(0.0)
+
+    def send(self, data: bytes, until: float) -> None:
+        """Send what may or may not be answered.
+
+        Raises:
+            ConnectionLostError: the connection has ended, or takes nothing until then.
+        """
+        try:
+            sent = self._socket.send(data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except (OSError, ValueError) as error:
+            self.lost, self._error = True, error
+            raise self._ended("before the request was sent") from error
+        while sent < len(data):
+            sent += self._send_rest(data[sent:], until)
+
+    def _send_rest(self, data: bytes, until: float) -> int:
+        try:
+            if _Wait(self._socket, for_writing=True)(max(0.0, until - monotonic())):
+                return self._socket.send(data)
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except (OSError, ValueError) as error:
+            self.lost, self._error = True, error
+            raise self._ended("before the request was sent") from error
+        self.reason = self.reason or "takes_nothing"
+        raise self._ended("as it takes nothing any more")
+
+    def _ended(self, when: str) -> ConnectionLostError:
+        why = f" ({self.reason})" if self.reason else f": {self._error}" if self._error else " by the peer"
+        error = ConnectionLostError(f"the connection to {self._endpoint} was ended{why} {when}")
+        error.__cause__ = self._error
+        return error
+
+    def close(self, reason: str) -> None:
+        """End it now; whoever waits is told. Idempotent; the first reason stays."""
+        self.reason = self.reason or reason
+        with suppress(OSError):  # it has ended already
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+    def disown(self) -> None:
+        """This is another process than the one that connected: close its copy, and leave the connection up."""
+        self.reason = "forked"
+        self._socket.close()
+
+
+class SharedLink(Link):
+    """One connection on which several threads have requests open.
+
+    Whoever waits reads for all: one thread at a time takes what arrives, and wakes the others.
+    """
+
+    def __init__(self, endpoint: Endpoint, session: SharedSession, sock: socket.socket) -> None:
+        super().__init__(endpoint, session, sock)
+        self._news = threading.Condition(session.lock)
+        self._done: dict[int, Completion] = {}
+        self._reading = False
+
+    def ask(self, transaction: int, data: bytes, until: float) -> Completion | None:
+        try:
+            with self._news:  # whole frames go out, one behind the other
+                self.send(data, until)
+            while transaction != NOBODY:
+                with self._news:
+                    while self._reading and transaction not in self._done and (left_s := until - monotonic()) > 0:
+                        self._news.wait(left_s)
+                    completion = self._done.get(transaction)
+                    left_s = until - monotonic()
+                    if completion is not None or left_s <= 0:
+                        return completion
+                    if self.lost or self.reason:
+                        raise self._ended("before the answer came")
+                    self._reading = True
+                self._read_for_all(left_s)
+            return None
+        finally:
+            with self._news:
+                self._done.pop(transaction, None)
+
+    def _read_for_all(self, within_s: float) -> None:
+        ready = True
+        try:
+            ready = self._readable(within_s)
+        except (OSError, ValueError):
+            pass  # reading will tell
+        finally:
+            with self._news:
+                self._reading = False
+                if ready:
+                    for completion in self._read(0.0):
+                        self._done[completion.transaction] = completion
+                self._news.notify_all()
+
+
+class _Wait:
+    """Waits until a socket is ready; tells whether it is."""
+
+    __slots__ = ("_poll", "_socket", "_writing")
+
+    def __init__(self, sock: socket.socket, *, for_writing: bool) -> None:
+        self._socket = sock
+        self._writing = for_writing
+        self._poll = None
+        if hasattr(select, "poll"):
+            self._poll = select.poll()
+            self._poll.register(sock.fileno(), select.POLLOUT if for_writing else select.POLLIN)
+
+    def __call__(self, within_s: float) -> bool:
+        if self._poll is not None:
+            return bool(self._poll.poll(within_s * 1000))
+        ready = select.select(*(([], [self._socket], []) if self._writing else ([self._socket], [], [])), within_s)
+        return any(ready)
+
+
+def open_socket(endpoint: Endpoint, source: str, until: float) -> socket.socket:
+    """A connected, non-blocking socket, trying each address of the endpoint's name in turn.
+
+    Raises:
+        ConnectError: none of them answers until then; nothing is left open.
+    """
+    started = monotonic()
+    addresses = literal_addresses(endpoint) or resolve_blocking(endpoint)
+    error: OSError = TimeoutError()
+    for left, address in zip(range(len(addresses), 0, -1), addresses, strict=True):
+        within_s = (until - monotonic()) / left
+        if within_s <= 0:
+            break
+        try:
+            sock = new_socket(address, source)
+            try:
+                sock.settimeout(within_s)
+                sock.connect(address.target)
+                sock.setblocking(False)
+            except BaseException:
+                sock.close()
+                raise
+        except OSError as failure:
+            error = failure
+        else:
+            return sock
+    raise connect_error(endpoint, error, until - started) from error

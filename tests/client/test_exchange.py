@@ -1,0 +1,192 @@
+"""The script without any host: what it asks for, step by step, with a clock that a test turns."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from everbus.client.endpoint import parse_endpoint
+from everbus.client.exchange import NOBODY, Ask, Exchange, Link, Pause, Script, new_session
+from everbus.client.health import Health
+from everbus.client.options import ClientOptions
+from everbus.errors import (
+    ConnectError,
+    ConnectionLostError,
+    ExceptionResponseError,
+    InvalidRequestError,
+    ModbusTimeoutError,
+    UsageError,
+)
+from everbus.protocol.client_session import ClientSession
+from everbus.protocol.framing.mbap import MbapFramer
+from everbus.protocol.pdu.registers import (
+    ReadHoldingRegistersRequest,
+    ReadHoldingRegistersResponse,
+    WriteSingleRegisterRequest,
+)
+
+ENDPOINT = parse_endpoint("tcp://192.0.2.7")
+READ = ReadHoldingRegistersRequest(0, 1)
+ANSWER = bytes.fromhex("0302002A")
+
+
+class Bench:
+    """An exchange, its clock and its session."""
+
+    def __init__(self, **options: Any) -> None:
+        self.now = 100.0
+        self.options = ClientOptions(**options)
+        self.health = Health()
+        self.session = new_session(ENDPOINT, self.options, ClientSession)
+        self.exchange = Exchange(str(ENDPOINT), self.options, lambda: self.now, self.health)
+
+    def completion(self, ask: Ask, pdu: bytes = ANSWER) -> object:
+        (completion,) = self.session.receive(MbapFramer().encode(1, pdu, ask.transaction))
+        return completion
+
+
+def returned(script: Script, outcome: object) -> object:
+    with pytest.raises(StopIteration) as end:
+        script.send(outcome)
+    return end.value.value
+
+
+def test_a_request_takes_a_link_asks_and_returns_the_response() -> None:
+    bench = Bench()
+    script = bench.exchange.script(1, READ)
+    assert next(script) == Link(1, 101.5)
+    ask = script.send(bench.session)
+    assert ask == Ask(1, bytes.fromhex("000100000006010300000001"), 101.5)
+    assert returned(script, bench.completion(ask)) == ReadHoldingRegistersResponse(b"\x00\x2a")
+    found = bench.health.statistics()
+    assert (found.calls, found.attempts, found.retries, found.units[1].answered) == (1, 1, 0, 1)
+
+
+@pytest.mark.requirement("TG-4.4.1.3-timer")
+def test_silence_is_repeated_with_a_new_id_then_given_up() -> None:
+    bench = Bench(timeout_s=3.0, retries=2)
+    script = bench.exchange.script(1, READ)
+    ids = []
+    step = next(script)
+    for attempt in range(3):
+        assert step == Link(1, 101.0 + attempt)
+        ask = script.send(bench.session)
+        assert isinstance(ask, Ask)
+        ids.append(ask.transaction)
+        bench.now = ask.until
+        if attempt < 2:
+            step = script.send(None)
+    with pytest.raises(ModbusTimeoutError, match=r"unit 1 of tcp://192\.0\.2\.7:502 did not answer .* within 1 s"):
+        script.send(None)
+    assert ids == [1, 2, 3]
+    assert bench.session.in_flight == 0
+    assert bench.health.statistics().failed == {"ModbusTimeoutError": 1}
+
+
+def test_a_fast_failure_leaves_its_time_to_nobody_else() -> None:
+    bench = Bench(timeout_s=3.0, retries=1)
+    script = bench.exchange.script(1, READ)
+    next(script)
+    script.send(bench.session)
+    bench.now += 0.25
+    assert script.throw(ConnectionLostError("gone")) == Link(1, 101.75)
+
+
+def test_nobody_there_is_tried_again_after_a_pause_and_within_the_deadline() -> None:
+    bench = Bench(timeout_s=3.0)
+    script = bench.exchange.script(1, WriteSingleRegisterRequest(0, 1))
+    next(script)
+    assert script.throw(ConnectError("refused")) == Pause(100.1)
+    bench.now = 100.1
+    assert script.send(None) == Link(1, 101.6)
+    with pytest.raises(ConnectError):
+        script.throw(ConnectError("refused"))
+
+
+def test_a_pause_past_the_deadline_is_not_taken() -> None:
+    bench = Bench(timeout_s=0.05)
+    script = bench.exchange.script(1, READ)
+    next(script)
+    with pytest.raises(ConnectError):
+        script.throw(ConnectError("refused"))
+
+
+def test_a_write_that_may_have_arrived_is_not_repeated() -> None:
+    bench = Bench()
+    script = bench.exchange.script(1, WriteSingleRegisterRequest(0, 1))
+    next(script)
+    script.send(bench.session)
+    with pytest.raises(ConnectionLostError):
+        script.throw(ConnectionLostError("gone"))
+    assert bench.session.in_flight == 0
+
+
+def test_an_exception_names_unit_peer_and_function() -> None:
+    bench = Bench()
+    script = bench.exchange.script(1, READ)
+    next(script)
+    ask = script.send(bench.session)
+    assert isinstance(ask, Ask)
+    with pytest.raises(ExceptionResponseError, match=r"unit 1 of tcp://192\.0\.2\.7:502 answered .*02") as caught:
+        script.send(bench.completion(ask, b"\x83\x02"))
+    assert (caught.value.code, caught.value.function_code) == (2, 3)
+
+
+def test_cancelling_abandons_what_is_open() -> None:
+    bench = Bench()
+    script = bench.exchange.script(1, READ)
+    next(script)
+    ask = script.send(bench.session)
+    assert isinstance(ask, Ask)
+    with pytest.raises(asyncio.CancelledError):
+        script.throw(asyncio.CancelledError())
+    assert bench.session.in_flight == 0
+    assert bench.session.receive(MbapFramer().encode(1, ANSWER, ask.transaction)) == []
+    assert bench.session.statistics().late == 1
+
+
+@pytest.mark.parametrize(("unit", "request_"), [(256, READ), (1, ReadHoldingRegistersRequest(0, 126))])
+def test_what_cannot_be_sent_asks_for_nothing(unit: int, request_: ReadHoldingRegistersRequest) -> None:
+    bench = Bench()
+    with pytest.raises(UsageError):
+        next(bench.exchange.script(unit, request_))
+    assert bench.health.statistics().calls == 0
+
+
+def test_somebody_may_know_that_the_device_is_slow() -> None:
+    bench = Bench(timeout_s=3.0, retries=0)
+    bench.exchange.least_timeout_s = 8.0
+    assert next(bench.exchange.script(1, READ)) == Link(1, 108.0)
+    bench.exchange.least_timeout_s = 1.0
+    assert next(bench.exchange.script(1, READ)) == Link(1, 103.0)
+
+
+def test_a_broadcast_goes_to_unit_0_and_waits_for_nobody() -> None:
+    bench = Bench()
+    script = bench.exchange.broadcast(WriteSingleRegisterRequest(0, 1))
+    assert next(script) == Link(0, 103.0)
+    ask = script.send(bench.session)
+    assert isinstance(ask, Ask)
+    assert (ask.transaction, ask.data[6]) == (NOBODY, 0)
+    assert returned(script, None) is None
+    assert bench.session.receive(MbapFramer().encode(0, bytes.fromhex("0600000001"), 1)) == []
+    assert bench.session.statistics().late == 1
+
+
+def test_a_broadcast_that_fails_is_counted() -> None:
+    bench = Bench()
+    script = bench.exchange.broadcast(WriteSingleRegisterRequest(0, 1))
+    next(script)
+    with pytest.raises(ConnectError):
+        script.throw(ConnectError("refused"))
+    assert bench.health.statistics().failed == {"ConnectError": 1}
+    with pytest.raises(InvalidRequestError):
+        next(bench.exchange.broadcast(ReadHoldingRegistersRequest(0, 0)))
+
+
+def test_a_session_speaks_the_endpoints_framing() -> None:
+    rtu = new_session(parse_endpoint("rtu+tcp://192.0.2.7:4001"), ClientOptions(), ClientSession)
+    assert rtu.submit(1, READ) == (0, bytes.fromhex("010300000001840A"))
+    assert rtu.most_in_flight == 1

@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+
+from everbus.errors import (
+    ConnectError,
+    ConnectionLostError,
+    ModbusError,
+    ModbusTimeoutError,
+    ServerStateError,
+)
+from everbus.sync.client import Client
+from everbus.testing import ScriptedPeer, scripted
+from tests.rogue import ADDRESS, VALUES, bank, value
+
+
+def quick(url: str, **options: float) -> Client:
+    return Client(url, timeout_s=options.pop("timeout_s", 0.1), retries=int(options.pop("retries", 0)), **options)  # type: ignore[arg-type]
+
+
+def until(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + 5.0
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def closed_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+def test_a_connection_that_ended_while_idle_is_replaced_before_it_is_used() -> None:
+    with ScriptedPeer(device=bank()) as peer, Client(peer.url, retries=0) as client:
+        unit = client.unit(1)
+        assert unit.read_holding_registers(ADDRESS, 2) == VALUES
+        peer.drop_connections()
+        time.sleep(0.08)
+        unit.write_register(ADDRESS, 1)  # not even a write notices
+        assert peer.connections == 2
+        assert client.statistics().lost == 1
+
+
+def test_the_device_may_restart() -> None:
+    with ScriptedPeer(device=bank()) as peer, Client(peer.url, timeout_s=2.0) as client:
+        unit = client.unit(1)
+        assert unit.read_holding_registers(ADDRESS, 2) == VALUES
+        peer.stop_listening()
+        peer.drop_connections(reset=True)
+        with pytest.raises(ConnectError, match="nobody listens there"):
+            unit.read_holding_registers(ADDRESS, 2)
+        peer.listen_again()
+        assert unit.read_holding_registers(ADDRESS, 2) == VALUES
+
+
+@pytest.mark.slow
+def test_a_closed_port_is_tried_with_pauses_and_leaves_nothing_open() -> None:
+    client = Client(f"tcp://127.0.0.1:{closed_port()}", timeout_s=0.02, retries=0)
+    before, started = len(os.listdir("/proc/self/fd")), time.process_time()
+    for _ in range(100):
+        with pytest.raises(ConnectError, match="cannot connect to"):
+            client.unit(1).read_coils(0, 1)
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert time.process_time() - started < 0.5
+    assert client.statistics().connect_failures == 100
+    client.close()
+
+
+def test_connect_and_close_may_be_called_in_every_state() -> None:
+    with ScriptedPeer() as peer:
+        client = Client(peer.url)
+        client.close()
+        client.close()
+        client.connect()
+        client.connect()
+        assert client.connected
+        client.disconnect()
+        client.disconnect()
+        assert "not connected" in repr(client)
+        assert client.unit(1).read_coils(0, 1) == [False]
+        client.close()
+        with pytest.raises(ServerStateError, match="is closed"):
+            client.unit(1).read_coils(0, 1)
+        client.connect()
+        client.close()
+        assert repr(client) == f"<Client {peer.url} not connected>"
+        until(lambda: peer.connections == 3)
+
+
+def test_closing_ends_what_another_thread_waits_for() -> None:
+    with ScriptedPeer(scripted.silent) as peer:
+        client = Client(peer.url, timeout_s=30.0, retries=0)
+        errors: list[BaseException] = []
+
+        def ask() -> None:
+            try:
+                client.unit(1).read_coils(0, 1)
+            except ModbusError as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        while not peer.requests:
+            time.sleep(0.01)
+        client.close()
+        thread.join(5.0)
+        assert [type(error) for error in errors] == [ConnectionLostError]
+
+
+def test_pauses_are_kept() -> None:
+    with ScriptedPeer() as peer, Client(peer.url, spacing_s=0.05, connect_delay_s=0.1) as client:
+        connected = time.monotonic()
+        for _ in range(3):
+            client.unit(1).read_coils(0, 1)
+        times = [received.at for received in peer.requests]
+        assert times[0] - connected > 0.08
+        assert all(later - earlier > 0.045 for earlier, later in pairwise(times))
+
+
+def test_one_unit_may_be_spaced() -> None:
+    with ScriptedPeer() as peer, Client(peer.url) as client:
+        slow, other = client.unit(1), client.unit(2)
+        slow.set_message_spacing(0.1)
+        slow.read_coils(0, 1)
+        other.read_coils(0, 1)
+        slow.read_coils(0, 1)
+        first, second, third = (received.at for received in peer.requests)
+        assert second - first < 0.09
+        assert third - first > 0.09
+
+
+@pytest.mark.parametrize("max_in_flight", [1, 16])
+def test_sixteen_threads_get_their_own_answers(max_in_flight: int) -> None:
+    wrong: list[object] = []
+
+    def script(turn: scripted.Turn) -> None:
+        (scripted.late(0.001) if turn.frame.transaction % 7 == 0 else scripted.answer)(turn)
+
+    with ScriptedPeer(script, device=bank()) as peer, Client(peer.url, max_in_flight=max_in_flight) as client:
+
+        def work(first: int) -> None:
+            unit = client.unit(1)
+            for number in range(40):
+                address = (first * 40 + number) % 900
+                try:
+                    got = unit.read_holding_registers(address, 2)
+                except ModbusError as error:
+                    wrong.append(error)
+                else:
+                    if got != [value(address), value(address + 1)]:
+                        wrong.append((address, got))
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(16)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert wrong == []
+        assert peer.connections == 1
+        assert client.statistics().calls == 640
+
+
+def test_other_threads_wait_no_longer_than_their_deadline() -> None:
+    with ScriptedPeer(scripted.silent) as peer, quick(peer.url, timeout_s=0.2) as client:
+        errors: list[str] = []
+
+        def ask() -> None:
+            try:
+                client.unit(1).read_coils(0, 1)
+            except ModbusTimeoutError as error:
+                errors.append(str(error))
+
+        started = time.monotonic()
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(5.0)
+        assert len(errors) == 4
+        assert time.monotonic() - started < 2.0
+
+
+def test_a_child_process_has_its_own_connection() -> None:
+    with ScriptedPeer(device=bank()) as peer, Client(peer.url) as client:
+        assert client.unit(1).read_holding_registers(ADDRESS, 2) == VALUES
+        child = os.fork()
+        if child == 0:
+            try:
+                right = client.unit(1).read_holding_registers(ADDRESS, 2) == VALUES
+                client.close()
+                os._exit(0 if right else 1)
+            except BaseException:  # noqa: BLE001  a child of a test must not run the test's end
+                os._exit(2)
+        _, status = os.waitpid(child, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
+        assert client.unit(1).read_holding_registers(ADDRESS, 2) == VALUES
+        assert peer.connections == 2

@@ -13,9 +13,11 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from everbus.aio.client import AsyncClient
+    from everbus.aio.pool import AsyncPool
     from everbus.aio.server import Server
     from everbus.aio.statistics import Drained, Forced
     from everbus.aio.thread import serve_in_thread
+    from everbus.client.pool_core import PoolOptions
     from everbus.errors import (
         ConfigurationError,
         ConnectError,
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
         NetworkError,
         PduError,
         PeerError,
+        PoolExhaustedError,
         ServerStateError,
         UsageError,
     )
@@ -37,10 +40,15 @@ if TYPE_CHECKING:
     from everbus.service.local import LocalDevice
     from everbus.service.units import Units
     from everbus.sync.client import Client
+    from everbus.sync.pool import Pool
 
 _HOMES = {
     "AsyncClient": "everbus.aio.client",
+    "AsyncPool": "everbus.aio.pool",
     "Client": "everbus.sync.client",
+    "Pool": "everbus.sync.pool",
+    "PoolOptions": "everbus.client.pool_core",
+    "PoolExhaustedError": "everbus.errors",
     "Server": "everbus.aio.server",
     "Drained": "everbus.aio.statistics",
     "Forced": "everbus.aio.statistics",
@@ -67,6 +75,7 @@ _HOMES = {
 
 __all__ = [
     "AsyncClient",
+    "AsyncPool",
     "Bank",
     "Client",
     "ConfigurationError",
@@ -85,6 +94,9 @@ __all__ = [
     "NetworkError",
     "PduError",
     "PeerError",
+    "Pool",
+    "PoolExhaustedError",
+    "PoolOptions",
     "Server",
     "ServerStateError",
     "Units",

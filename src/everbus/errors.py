@@ -14,6 +14,7 @@
     │   └── MismatchError                an answer that does not belong to the request
     ├── NetworkError (ConnectionError)   nobody's mistake
     │   ├── ConnectError                 no connection could be made, no address bound
+    │   │   └── PoolExhaustedError       a pool had none to lend
     │   └── ConnectionLostError          it ended while something was under way
     └── ModbusTimeoutError (TimeoutError)
 
@@ -41,6 +42,7 @@ __all__ = [
     "NetworkError",
     "PduError",
     "PeerError",
+    "PoolExhaustedError",
     "ServerStateError",
     "UsageError",
 ]
@@ -134,6 +136,10 @@ class NetworkError(ModbusError, ConnectionError):
 
 class ConnectError(NetworkError):
     """No connection could be made, or no address could be bound."""
+
+
+class PoolExhaustedError(ConnectError):
+    """A pool had no connection to lend: all were in use until the deadline, or too many wait already."""
 
 
 class ConnectionLostError(NetworkError):

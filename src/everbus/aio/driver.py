@@ -66,6 +66,10 @@ class Driver:
         """A connection is up, as far as anybody can know."""
         return self._link is not None and self._link.usable
 
+    def check(self) -> bool:
+        """Whether the connection is up; the loop notices an end by itself."""
+        return self.connected
+
     @property
     def session(self) -> ClientSession | None:
         """Of the connection that is up."""

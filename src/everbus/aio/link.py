@@ -87,6 +87,7 @@ class Link(asyncio.BufferedProtocol):
         self._on_lost = on_lost
         self._transport: asyncio.Transport | None = None
         self._buffer = memoryview(bytearray(_RECEIVE_BYTES))
+        self._unsent: list[bytes] = []
         self._asked: dict[int, asyncio.Future[Completion | None]] = {}
         self._loop = asyncio.get_running_loop()
         self.closed: asyncio.Future[None] = self._loop.create_future()
@@ -109,7 +110,10 @@ class Link(asyncio.BufferedProtocol):
         """
         if self._transport is None or self._transport.is_closing():
             raise ConnectionLostError(f"the connection to {self._endpoint} ended before the request was sent")
-        self._transport.write(data)
+        if self._asked:
+            self._send_soon(data)
+        else:
+            self._transport.write(data)
         if transaction == NOBODY:
             return None
         future: asyncio.Future[Completion | None] = self._loop.create_future()
@@ -120,6 +124,17 @@ class Link(asyncio.BufferedProtocol):
         finally:
             self._deadlines.forget(future)
             self._asked.pop(transaction, None)
+
+    def _send_soon(self, data: bytes) -> None:
+        """Send at the end of this turn, with what others send in it: only where several may be in flight."""
+        if not self._unsent:
+            self._loop.call_soon(self._flush)
+        self._unsent.append(data)
+
+    def _flush(self) -> None:
+        data, self._unsent = b"".join(self._unsent), []
+        if self._transport is not None:
+            self._transport.write(data)
 
     def close(self, reason: str) -> None:
         """End it now. Idempotent; the first reason stays."""

@@ -43,7 +43,7 @@ from everbus.protocol.values import pack_registers, unpack_registers
 if TYPE_CHECKING:
     from everbus.aio.client import AsyncClient
 
-__all__ = ["AsyncUnit"]
+__all__ = ["AsyncRequests", "AsyncUnit"]
 
 _BUSY_STATUS = 0xFFFF
 _MOST_OBJECTS = 256
@@ -51,8 +51,8 @@ _MOST_OBJECTS = 256
 R = TypeVar("R", bound=Response)
 
 
-class AsyncUnit:
-    """One unit behind a client's connection. Cheap: make one where it is needed, or keep it.
+class AsyncRequests:
+    """Every function code as a typed method; ``call`` makes the request.
 
     Addresses are 0-based PDU addresses, 0..65535; registers are whole numbers of 0..65535. Every
     method waits for its answer for as long as the client's ``timeout_s``, retries included, and may
@@ -66,80 +66,70 @@ class AsyncUnit:
         ModbusTimeoutError: no answer in time.
     """
 
-    __slots__ = ("_client", "number")
+    __slots__ = ("number",)
 
-    def __init__(self, client: AsyncClient, number: int) -> None:
-        self._client = client
-        self.number: int = number
-        """The unit identifier, 0..255."""
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.number} of {self._client.endpoint}>"
-
-    @property
-    def connected(self) -> bool:
-        """A connection is up, as far as anybody can know."""
-        return self._client.connected
+    number: int
+    """The unit identifier, 0..255."""
 
     async def call(self, request: Request[R]) -> R:
         """Make any request, custom ones included; return its response."""
-        return await self._client.call(request, self.number)
+        raise NotImplementedError  # pragma: no cover
 
     # Bits
 
     async def read_coils(self, address: int, count: int) -> list[bool]:
         """Read 1 to 2000 coils (AP 6.1, function 01)."""
-        response = await self._client.call(ReadCoilsRequest(address, count), self.number)
+        response = await self.call(ReadCoilsRequest(address, count))
         return response.bits[:count]
 
     async def read_discrete_inputs(self, address: int, count: int) -> list[bool]:
         """Read 1 to 2000 discrete inputs (AP 6.2, function 02)."""
-        response = await self._client.call(ReadDiscreteInputsRequest(address, count), self.number)
+        response = await self.call(ReadDiscreteInputsRequest(address, count))
         return response.bits[:count]
 
     async def write_coil(self, address: int, value: bool) -> None:
         """Set one coil (AP 6.5, function 05). Not repeated unless ``retry_writes`` says so, as all writes."""
-        await self._client.call(WriteSingleCoilRequest.of(address, value), self.number)
+        await self.call(WriteSingleCoilRequest.of(address, value))
 
     async def write_coils(self, address: int, values: Sequence[bool]) -> None:
         """Set 1 to 1968 coils (AP 6.11, function 0F)."""
-        await self._client.call(WriteMultipleCoilsRequest.of(address, values), self.number)
+        await self.call(WriteMultipleCoilsRequest.of(address, values))
 
     # Registers
 
     async def read_holding_registers(self, address: int, count: int) -> list[int]:
         """Read 1 to 125 holding registers (AP 6.3, function 03)."""
-        response = await self._client.call(ReadHoldingRegistersRequest(address, count), self.number)
+        response = await self.call(ReadHoldingRegistersRequest(address, count))
         return response.registers
 
     async def read_input_registers(self, address: int, count: int) -> list[int]:
         """Read 1 to 125 input registers (AP 6.4, function 04)."""
-        response = await self._client.call(ReadInputRegistersRequest(address, count), self.number)
+        response = await self.call(ReadInputRegistersRequest(address, count))
         return response.registers
 
     async def write_register(self, address: int, value: int) -> None:
         """Set one holding register (AP 6.6, function 06)."""
-        await self._client.call(WriteSingleRegisterRequest(address, value), self.number)
+        await self.call(WriteSingleRegisterRequest(address, value))
 
     async def write_registers(self, address: int, values: Sequence[int]) -> None:
         """Set 1 to 123 holding registers (AP 6.12, function 10)."""
-        await self._client.call(WriteMultipleRegistersRequest.of(address, values), self.number)
+        await self.call(WriteMultipleRegistersRequest.of(address, values))
 
     async def mask_write_register(self, address: int, and_mask: int, or_mask: int) -> None:
         """Set a register to ``(old AND and_mask) OR (or_mask AND NOT and_mask)`` (AP 6.16, function 16)."""
-        await self._client.call(MaskWriteRegisterRequest(address, and_mask, or_mask), self.number)
+        await self.call(MaskWriteRegisterRequest(address, and_mask, or_mask))
 
     async def read_write_registers(
         self, read_address: int, read_count: int, write_address: int, write_values: Sequence[int]
     ) -> list[int]:
         """Set 1 to 121 registers, then read 1 to 125, in one go (AP 6.17, function 17)."""
         request = ReadWriteMultipleRegistersRequest.of(read_address, read_count, write_address, write_values)
-        response = await self._client.call(request, self.number)
+        response = await self.call(request)
         return response.registers
 
     async def read_fifo_queue(self, address: int) -> list[int]:
         """Read the queue that a pointer register names, up to 31 registers (AP 6.18, function 18)."""
-        response = await self._client.call(ReadFifoQueueRequest(address), self.number)
+        response = await self.call(ReadFifoQueueRequest(address))
         return response.registers
 
     # Files
@@ -147,24 +137,24 @@ class AsyncUnit:
     async def read_file_record(self, file: int, record: int, length: int) -> list[int]:
         """Read ``length`` records of a file, 1..65535, from ``record`` on, 0..9999 (AP 6.14, function 14)."""
         request = ReadFileRecordRequest([FileGroup(file, record, length)])
-        response = await self._client.call(request, self.number)
+        response = await self.call(request)
         return unpack_registers(response.groups[0])
 
     async def write_file_record(self, file: int, record: int, values: Sequence[int]) -> None:
         """Write records of a file (AP 6.15, function 15)."""
         group = FileGroup(file, record, len(values), pack_registers(values))
-        await self._client.call(WriteFileRecordRequest([group]), self.number)
+        await self.call(WriteFileRecordRequest([group]))
 
     # The device itself
 
     async def read_exception_status(self) -> int:
         """Eight status bits that the device defines, 0..255 (AP 6.7, function 07)."""
-        response = await self._client.call(ReadExceptionStatusRequest(), self.number)
+        response = await self.call(ReadExceptionStatusRequest())
         return response.status
 
     async def report_server_id(self) -> bytes:
         """What the device says of itself, run status included where it has one (AP 6.13, function 11)."""
-        response = await self._client.call(ReportServerIdRequest(), self.number)
+        response = await self.call(ReportServerIdRequest())
         return response.data
 
     async def diagnostics(self, sub_function: int, data: int = 0) -> int:
@@ -172,17 +162,17 @@ class AsyncUnit:
         if not 0 <= data <= 0xFFFF:
             raise InvalidRequestError(f"data {data} is outside 0..65535; it was not sent")
         request = DiagnosticsRequest(sub_function, data.to_bytes(2, "big"))
-        response = await self._client.call(request, self.number)
+        response = await self.call(request)
         return int.from_bytes(response.data[:2], "big")
 
     async def get_comm_event_counter(self) -> tuple[bool, int]:
         """Whether a program command is still being processed, and the event count (AP 6.9, function 0B)."""
-        response = await self._client.call(GetCommEventCounterRequest(), self.number)
+        response = await self.call(GetCommEventCounterRequest())
         return response.status == _BUSY_STATUS, response.event_count
 
     async def get_comm_event_log(self) -> bytes:
         """Up to 64 event bytes, the latest first (AP 6.10, function 0C)."""
-        response = await self._client.call(GetCommEventLogRequest(), self.number)
+        response = await self.call(GetCommEventLogRequest())
         return response.events
 
     async def read_device_identification(self, read_code: int = 1) -> dict[int, bytes]:
@@ -197,7 +187,7 @@ class AsyncUnit:
         found: dict[int, bytes] = {}
         object_id = 0
         while True:
-            response = await self._client.call(ReadDeviceIdentificationRequest(read_code, object_id), self.number)
+            response = await self.call(ReadDeviceIdentificationRequest(read_code, object_id))
             assert isinstance(response, ReadDeviceIdentificationResponse)
             found.update(response.objects)
             if not response.more_follows:
@@ -206,6 +196,27 @@ class AsyncUnit:
                 text = f"unit {self.number} says that object {response.next_object_id} follows object {object_id}"
                 raise MismatchError(text)
             object_id = response.next_object_id
+
+
+class AsyncUnit(AsyncRequests):
+    """One unit behind a client's connection. Cheap: make one where it is needed, or keep it."""
+
+    __slots__ = ("_client",)
+
+    def __init__(self, client: AsyncClient, number: int) -> None:
+        self._client = client
+        self.number = number
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.number} of {self._client.endpoint}>"
+
+    @property
+    def connected(self) -> bool:
+        """A connection is up, as far as anybody can know."""
+        return self._client.connected
+
+    async def call(self, request: Request[R]) -> R:
+        return await self._client.call(request, self.number)
 
     # The link, for code written for modbus-connection
 

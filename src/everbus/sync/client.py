@@ -101,6 +101,16 @@ class Client:
         """A connection is up, as far as anybody can know."""
         return self._driver.connected
 
+    @property
+    def clean(self) -> bool:
+        """Everything asked was answered, and nothing else is under way: anybody may go on from here."""
+        session = self._driver.session
+        return session is not None and session.clean
+
+    def check(self) -> bool:
+        """Whether the connection is still up, as far as the system knows by now; nothing is sent."""
+        return self._driver.check()
+
     def unit(self, number: int) -> Unit:
         """The unit with this number, 0..255 (spec.md 4.3). Devices that are no gateways mostly answer any.
 

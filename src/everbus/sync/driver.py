@@ -63,6 +63,13 @@ class Driver:
         """A connection is up, as far as it is known: the peer may have ended it since it was last used."""
         return self._link is not None and self._link.usable
 
+    def check(self) -> bool:
+        """Whether the connection is up, asked of the socket. Nobody else may use it meanwhile."""
+        link = self._link
+        if link is not None and link.usable:
+            link.check()
+        return link is not None and link.usable
+
     @property
     def session(self) -> ClientSession | None:
         """Of the connection that is up."""

@@ -27,7 +27,7 @@ __all__ = ["Driver"]
 _CLOSED: Final = "closed"
 
 _SETTLED_S: Final = 1.0
-"""A connection that ends sooner, without an answer, counts as a failure to connect: no busy loop."""
+"""A connection that the peer ends sooner, without an answer, counts as a failure to connect: no busy loop."""
 
 
 class Driver:
@@ -305,7 +305,7 @@ class Driver:
             self._link = None
             if monotonic() - self._connected_at >= _SETTLED_S or link.session.statistics().completed:
                 self._backoff.succeeded()
-            else:
+            elif not link.reason:
                 self._not_before = monotonic() + self._backoff.failed()
             self._up.clear()
             self._tell(False)

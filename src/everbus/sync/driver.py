@@ -24,7 +24,7 @@ __all__ = ["Driver"]
 _CLOSED: Final = "closed"
 
 _SETTLED_S: Final = 1.0
-"""A connection that ends sooner, without an answer, counts as a failure to connect: no busy loop."""
+"""A connection that the peer ends sooner, without an answer, counts as a failure to connect: no busy loop."""
 
 _FRESH_S: Final = 0.05
 """A connection that was used so lately is not asked whether it has ended before it is used again."""
@@ -240,7 +240,7 @@ class Driver:
         )
         if monotonic() - self._connected_at >= _SETTLED_S or link.session.statistics().completed:
             self._backoff.succeeded()
-        else:
+        elif link.lost:
             self._not_before = monotonic() + self._backoff.failed()
 
     def disconnect(self) -> None:

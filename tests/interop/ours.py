@@ -1,54 +1,28 @@
-"""Our side as a client: the state machine of everbus over a plain socket, and the plan's words for it."""
+"""Our side as a client, blocking and asynchronous, each method that there is, and the plan's words for it."""
 
 from __future__ import annotations
 
-import socket
+import asyncio
 from collections.abc import Callable, Iterable
-from types import TracebackType
-from typing import Any, Final, Self
+from inspect import isawaitable
+from typing import Any, Final, Literal
 
+from everbus.aio.client import AsyncClient
+from everbus.aio.unit import AsyncUnit
+from everbus.client.health import ClientStatistics
 from everbus.errors import ExceptionResponseError, InvalidRequestError, MismatchError, PduError
-from everbus.protocol.client_session import ClientSession
 from everbus.protocol.codes import DiagnosticCode as Sub
 from everbus.protocol.pdu import bits, diagnostics, encapsulated, files, registers
-from everbus.protocol.pdu.base import Request, Response
+from everbus.protocol.pdu.base import Response
 from everbus.protocol.pdu.table import AnyRequest
+from everbus.sync.client import Client
+from everbus.sync.unit import Unit
 from tests.interop.plan import REFUSED, Step
 
-__all__ = ["KINDS", "Client", "answers", "request_of", "run"]
+__all__ = ["CLIENTS", "KINDS", "answers", "request_of", "run"]
 
 Call = tuple[AnyRequest, Callable[[Any], Any]]
 _TIMEOUT_S: Final = 10.0
-
-
-class Client:
-    """One connection; one request at a time."""
-
-    def __init__(self, port: int, unit: int = 1) -> None:
-        self.unit = unit
-        self.session = ClientSession()
-        self._socket = socket.create_connection(("127.0.0.1", port), _TIMEOUT_S)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self._socket.close()
-
-    def ask(self, request: Request[Any], unit: int | None = None) -> Response:
-        """The response; raises what the session makes of it, an exception response included."""
-        transaction, data = self.session.submit(self.unit if unit is None else unit, request)
-        self._socket.sendall(data)
-        while True:
-            data = self._socket.recv(4096)
-            assert data, f"the server closed the connection after {request!r}"
-            for completion in self.session.receive(data):
-                assert completion.transaction == transaction
-                if completion.error is not None:
-                    raise completion.error
-                assert completion.response is not None
-                return completion.response
-            assert self.session.fault is None, str(self.session.fault)
 
 
 def _true(_: Response) -> bool:
@@ -144,11 +118,57 @@ _CALLS: Final[dict[str, Callable[..., Call]]] = {
 KINDS: Final = frozenset(_CALLS)
 
 
-def _answer(client: Client, step: Step) -> Any:
-    request, words = _CALLS[step.kind](*step.arguments)
-    unit = step.arguments[0] if step.kind == "other_unit" else None
+def _ints(values: list[bool]) -> list[int]:
+    return [int(value) for value in values]
+
+
+def _server_id(data: bytes) -> list[Any]:
+    return [data[:-1].hex(), data[-1] == 0xFF]
+
+
+def _counted(sub: Sub) -> tuple[Callable[..., Any], Callable[[Any], Any]]:
+    return lambda unit: unit.diagnostics(sub), int
+
+
+_SAME: Final = list
+_DONE: Final = lambda _: True  # noqa: E731  a name for what a write returns
+
+_METHODS: Final[dict[str, tuple[Callable[..., Any], Callable[[Any], Any]]]] = {
+    "read_coils": (lambda unit, *given: unit.read_coils(*given), _ints),
+    "read_discrete_inputs": (lambda unit, *given: unit.read_discrete_inputs(*given), _ints),
+    "read_holding_registers": (lambda unit, *given: unit.read_holding_registers(*given), _SAME),
+    "read_input_registers": (lambda unit, *given: unit.read_input_registers(*given), _SAME),
+    "write_coil": (lambda unit, *given: unit.write_coil(*given), _DONE),
+    "write_register": (lambda unit, *given: unit.write_register(*given), _DONE),
+    "write_coils": (lambda unit, *given: unit.write_coils(*given), _DONE),
+    "write_registers": (lambda unit, *given: unit.write_registers(*given), _DONE),
+    "mask_write": (lambda unit, *given: unit.mask_write_register(*given), _DONE),
+    "read_write": (lambda unit, *given: unit.read_write_registers(*given), _SAME),
+    "exception_status": (lambda unit: unit.read_exception_status(), int),
+    "server_id": (lambda unit: unit.report_server_id(), _server_id),
+    "fifo": (lambda unit, *given: unit.read_fifo_queue(*given), _SAME),
+    "bus_message_count": _counted(Sub.BUS_MESSAGE_COUNT),
+    "bus_comm_error_count": _counted(Sub.BUS_COMM_ERROR_COUNT),
+    "bus_exception_count": _counted(Sub.BUS_EXCEPTION_ERROR_COUNT),
+    "server_message_count": _counted(Sub.SERVER_MESSAGE_COUNT),
+    "diagnostic_register": _counted(Sub.RETURN_DIAGNOSTIC_REGISTER),
+}
+"""Kinds that a unit has a method for, and the plan's words for what it returns; the others go through ``call``."""
+
+
+async def _outcome(unit: Unit | AsyncUnit, step: Step) -> Any:
+    if step.kind in _METHODS:
+        method, words = _METHODS[step.kind]
+        answer = method(unit, *step.arguments)
+    else:
+        request, words = _CALLS[step.kind](*step.arguments)
+        answer = unit.call(request)
+    return words(await answer if isawaitable(answer) else answer)
+
+
+async def _answer(unit: Unit | AsyncUnit, step: Step) -> Any:
     try:
-        return words(client.ask(request, unit))
+        return await _outcome(unit, step)
     except ExceptionResponseError as error:
         return {"exception": int(error.code)}
     except InvalidRequestError:
@@ -167,11 +187,29 @@ def answers(steps: Iterable[Step]) -> list[tuple[list[Any], Any]]:
     return [(step.call, step.answer) for step in steps]
 
 
-def run(port: int, steps: Iterable[Step], unit: int = 1) -> list[tuple[list[Any], Any]]:
-    """Calls with their answers, as a server gave them to our client."""
-    with Client(port, unit) as client:
-        found = [(step.call, _answer(client, step)) for step in steps]
-        statistics = client.session.statistics()
+Kind = Literal["sync", "async"]
+CLIENTS: Final[tuple[Kind, ...]] = ("sync", "async")
+_OPTIONS: Final[dict[str, Any]] = {"timeout_s": 10.0, "retries": 0}
+
+
+def run(port: int, steps: Iterable[Step], unit: int = 1, kind: Kind = "sync") -> list[tuple[list[Any], Any]]:
+    """Calls with their answers, as a server gave them to one of our clients."""
+    found, statistics = asyncio.run(_run(f"tcp://127.0.0.1:{port}", steps, unit, kind))
     mismatched = sum(answer in ("MismatchError", "PduError") for _, answer in found)
-    assert (statistics.late, statistics.unknown, statistics.mismatched) == (0, 0, mismatched)
+    seen = statistics.session
+    assert (seen.late, seen.unknown, seen.mismatched) == (0, 0, mismatched)
+    assert statistics.connects == 1
     return found
+
+
+async def _run(url: str, steps: Iterable[Step], unit: int, kind: Kind) -> tuple[list[Any], ClientStatistics]:
+    def number(step: Step) -> int:
+        return int(step.arguments[0]) if step.kind == "other_unit" else unit
+
+    if kind == "sync":
+        with Client(url, **_OPTIONS) as client:
+            found = [(step.call, await _answer(client.unit(number(step)), step)) for step in steps]
+            return found, client.statistics()
+    async with AsyncClient(url, **_OPTIONS) as asynchronous:
+        found = [(step.call, await _answer(asynchronous.unit(number(step)), step)) for step in steps]
+        return found, asynchronous.statistics()

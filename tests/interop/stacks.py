@@ -103,7 +103,7 @@ _HEAD: Final = """\
 # Interoperability
 
 Foreign Modbus stacks that everbus is tested with, over real sockets: their clients against
-`everbus serve`, their servers against our client session. One plan of requests says what each answer
+`everbus serve`, their servers against both of our clients. One plan of requests says what each answer
 must be, and every write is read back by a second client. Where a stack deviates from the
 specification, its test names the deviation. `pytest -m interop` runs them all.
 

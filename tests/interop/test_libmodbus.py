@@ -14,10 +14,10 @@ import pytest
 
 from everbus.protocol.pdu.registers import (
     ReadHoldingRegistersRequest,
-    ReadHoldingRegistersResponse,
     WriteSingleRegisterRequest,
 )
-from tests.interop.ours import KINDS, Client, answers, run
+from everbus.sync.client import Client
+from tests.interop.ours import CLIENTS, KINDS, Kind, answers, run
 from tests.interop.plan import ITEMS, REFUSED, Deviations, Step, effects, exception, steps_for
 from tests.interop.stacks import LIBMODBUS_CLIENT, LIBMODBUS_SERVER
 from tests.interop.support import HERE, Device, needs, serving
@@ -35,7 +35,7 @@ TOO_MANY: Final[Deviations] = [
 SILENT: Final = {"exception_status"}
 """Known to it, and never answered."""
 
-CLIENTS: Final = 5
+CONNECTIONS: Final = 5
 SOAK: Final = ["--cycles", "50", "--pause-at", "25", "--pause", "0.1", "--json"]
 
 
@@ -87,7 +87,8 @@ def version() -> str:
     return found.stdout.strip()
 
 
-def test_server(programs: Path) -> None:
+@pytest.mark.parametrize("kind", CLIENTS)
+def test_server(programs: Path, kind: Kind) -> None:
     who = b"\xb4\xff" + f"LMB{version()}".encode()
     but = [
         (["server_id"], [who[:-1].hex(), False]),  # id, run status, text: the last byte is not the status
@@ -96,18 +97,17 @@ def test_server(programs: Path) -> None:
     ]
     steps = steps_for(KINDS - SILENT, refuses=KINDS, far=False, but=but)
     with serving(programs / "server", str(ITEMS)) as (port, _):
-        assert run(port, steps) == answers(steps)
+        assert run(port, steps, kind=kind) == answers(steps)
 
 
 def test_server_with_several_connections(programs: Path) -> None:
     with serving(programs / "server", str(ITEMS)) as (port, _), ExitStack() as stack:
-        clients = [stack.enter_context(Client(port)) for _ in range(CLIENTS)]
+        clients = [stack.enter_context(Client(f"tcp://127.0.0.1:{port}")) for _ in range(CONNECTIONS)]
         for number, client in enumerate(clients):
-            client.ask(WriteSingleRegisterRequest(number, 1000 + number))
-        written = [1000 + number for number in range(CLIENTS)]
+            client.call(WriteSingleRegisterRequest(number, 1000 + number))
+        written = [1000 + number for number in range(CONNECTIONS)]
         for client in reversed(clients):
-            response = client.ask(ReadHoldingRegistersRequest(0, CLIENTS))
-            assert isinstance(response, ReadHoldingRegistersResponse)
+            response = client.call(ReadHoldingRegistersRequest(0, CONNECTIONS))
             assert response.registers == written
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from everbus.protocol.pdu.bits import ReadCoilsRequest, ReadCoilsResponse
 from everbus.protocol.pdu.registers import ReadHoldingRegistersRequest, ReadHoldingRegistersResponse
-from tests.interop.ours import Client
+from everbus.sync.client import Client
 from tests.interop.plan import ITEMS, coils, discrete_inputs, holding_registers, input_registers
 from tests.interop.support import Device, needs
 
@@ -80,8 +80,8 @@ def test_types_of_two_registers(
 def test_writes_coils(device: Device, unit: int, bits: tuple[str, ...]) -> None:
     """One with 05, several with 0F."""
     assert mbpoll(device, unit, "-t", "0", "-r", "301", write=bits).returncode == 0
-    with Client(device.port, unit) as client:
-        response = client.ask(ReadCoilsRequest(301, len(bits)))
+    with Client(f"tcp://127.0.0.1:{device.port}") as client:
+        response = client.call(ReadCoilsRequest(301, len(bits)), unit)
     assert isinstance(response, ReadCoilsResponse)
     assert response.bits[: len(bits)] == [bit == "1" for bit in bits]
 
@@ -129,7 +129,7 @@ def test_polls_again(device: Device, unit: int) -> None:
 
 
 def holding(device: Device, unit: int, address: int, count: int) -> list[int]:
-    with Client(device.port, unit) as client:
-        response = client.ask(ReadHoldingRegistersRequest(address, count))
+    with Client(f"tcp://127.0.0.1:{device.port}") as client:
+        response = client.call(ReadHoldingRegistersRequest(address, count), unit)
     assert isinstance(response, ReadHoldingRegistersResponse)
     return response.registers

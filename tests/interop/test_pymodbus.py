@@ -7,7 +7,7 @@ from typing import Final
 
 import pytest
 
-from tests.interop.ours import answers, run
+from tests.interop.ours import CLIENTS, Kind, answers, run
 from tests.interop.plan import READS, Deviations, effects, exception, steps_for
 from tests.interop.stacks import PYMODBUS_CLIENT, PYMODBUS_SERVER
 from tests.interop.support import PEERS, Device, methods_not_called, peer_answers, python_with, serving
@@ -55,7 +55,8 @@ def test_the_client_makes_every_call_that_there_is(python: Path) -> None:
     assert left == {"execute"}
 
 
-def test_server(python: Path) -> None:
+@pytest.mark.parametrize("kind", CLIENTS)
+def test_server(python: Path, kind: Kind) -> None:
     steps = steps_for(PYMODBUS_SERVER.kinds, refuses=PYMODBUS_SERVER.kinds, far=False, but=SERVER_DEVIATIONS)
     with serving(python, PEERS / "pymodbus_server.py") as (port, _):
-        assert run(port, steps) == answers(steps)
+        assert run(port, steps, kind=kind) == answers(steps)

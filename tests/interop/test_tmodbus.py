@@ -7,7 +7,7 @@ from typing import Final
 
 import pytest
 
-from tests.interop.ours import KINDS, answers, run
+from tests.interop.ours import CLIENTS, KINDS, Kind, answers, run
 from tests.interop.plan import READS, REFUSED, Deviations, effects, exception, steps_for
 from tests.interop.stacks import TMODBUS_CLIENT, TMODBUS_SERVER
 from tests.interop.support import PEERS, Device, methods_not_called, peer_answers, python_with, serving
@@ -44,7 +44,8 @@ def test_the_client_makes_every_call_that_there_is(python: Path) -> None:
     assert left == {"connect", "disconnect", "execute", "read_file_record", "write_file_record"}
 
 
-def test_server(python: Path) -> None:
+@pytest.mark.parametrize("kind", CLIENTS)
+def test_server(python: Path, kind: Kind) -> None:
     steps = steps_for(KINDS, refuses=KINDS, far=False, but=[([kind], exception(1)) for kind in NOT_SERVED])
     with serving(python, PEERS / "tmodbus_server.py") as (port, _):
-        assert run(port, steps) == answers(steps)
+        assert run(port, steps, kind=kind) == answers(steps)

@@ -9,8 +9,11 @@ from types import ModuleType
 
 import pytest
 
+import everbus
 from everbus import Server
 from everbus.protocol.pdu.table import PUBLIC
+from everbus.sync.unit import Requests
+from everbus.testing import ScriptedPeer
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -37,3 +40,24 @@ def test_make_targets_of_the_contributors_guide_exist() -> None:
     named = set(re.findall(r"(?:^|`)make (\w+)", guide, re.MULTILINE))
     assert "test" in named
     assert named <= targets
+
+
+def _blocks(name: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / "docs" / name).read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_the_way_from_pymodbus(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+    code = _blocks("from-pymodbus.md")[number]
+    with ScriptedPeer() as peer:
+        exec(compile(code, "from-pymodbus.md", "exec"), {"URL": peer.url, "__name__": "shown"})
+    assert "Error" not in capsys.readouterr().err
+
+
+def test_the_way_from_pymodbus_names_what_exists() -> None:
+    text = (ROOT / "docs" / "from-pymodbus.md").read_text(encoding="utf-8")
+    assert len(_blocks("from-pymodbus.md")) == 6
+    methods = set(re.findall(r"`unit\.(\w+)\(", text))
+    assert methods == {name for name in vars(Requests) if not name.startswith("_") and name != "number"}
+    for name in set(re.findall(r"\beverbus\.([A-Z]\w+)", text)):
+        assert hasattr(everbus, name), name

@@ -22,7 +22,7 @@ def result(options: SoakOptions | None = None, **changes: Any) -> SoakResult:
     """A clean run of 1200 cycles that nobody looked at; ``changes`` replace fields."""
     fields: dict[str, Any] = {
         "verdict": Verdict.CLEAN,
-        "reason": "clean: all 1200 cycles answered",
+        "reason": "clean: none of 1200 cycles failed",
         "findings": (),
         "endpoint": "tcp://127.0.0.1:5020",
         "options": (options or SoakOptions(cycles=1200)).resolved(),
@@ -31,6 +31,8 @@ def result(options: SoakOptions | None = None, **changes: Any) -> SoakResult:
         "cycles": 1200,
         "failures": {},
         "first_failure": "",
+        "turned_away": 0,
+        "excused": 0,
         "by_scenario": {"churn": PartCount(1200, 0)},
         "rate": 100.0,
         "rate_missed": 0,
@@ -66,7 +68,7 @@ def test_a_clean_run_that_nobody_looked_at() -> None:
     first, criterion, last = shown(result())
     assert first == "churn on tcp://127.0.0.1:5020: 1,200 of 1,200 cycles, 100 a second, 0 failed"
     assert criterion == f"criterion: {result().criterion}"
-    assert last == "clean: all 1200 cycles answered"
+    assert last == "clean: none of 1200 cycles failed"
 
 
 def test_a_run_by_time() -> None:
@@ -92,12 +94,17 @@ def test_an_interrupted_run_says_so() -> None:
     assert shown(result(interrupted=True))[0].endswith(", 0 failed, interrupted")
 
 
+def test_what_counts_against_nobody_is_shown() -> None:
+    assert shown(result(turned_away=1500, excused=2))[0].endswith(", 0 failed, 1,500 turned away, 2 excused")
+
+
 def test_polite_clients() -> None:
     polite = PoliteRecord(
         clients=4,
         requests=1000,
         failures={"timeout": 1, "bad_answer": 2},
         first_failure="no answer",
+        excused=0,
         late_s=0.25,
         late=0,
         p50_s=0.0004,
@@ -110,11 +117,11 @@ def test_polite_clients() -> None:
         "99 of 100 within 12.3 ms, slowest 1,500.0 ms; this machine itself was late by 2.0 ms at most"
     )
     silent = PoliteRecord(
-        clients=1, requests=0, failures={}, first_failure="", late_s=None, late=0, p50_s=None, p99_s=None,
+        clients=1, requests=0, failures={}, first_failure="", excused=5, late_s=None, late=0, p50_s=None, p99_s=None,
         worst_s=None, own_worst_s=0.0,
     )  # fmt: skip
     assert shown(result(polite=silent))[1] == (
-        "polite clients (1): 0 requests, 0 failed; this machine itself was late by 0.0 ms at most"
+        "polite clients (1): 0 requests, 0 failed, 5 excused; this machine itself was late by 0.0 ms at most"
     )
 
 

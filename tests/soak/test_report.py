@@ -82,6 +82,24 @@ def test_markdown_with_its_files(tmp_path: Path) -> None:
     assert of_clients[7] == "7.0,4,3,,"
 
 
+def test_what_counts_against_nobody_is_reported(tmp_path: Path) -> None:
+    write_report(document(turned_away=1500, excused=2, polite=polite() | {"excused": 3}), tmp_path / "run.md")
+    lines = (tmp_path / "run.md").read_text(encoding="utf-8").splitlines()
+    assert "| turned away among these | 1,500 |" in lines
+    excused = "| excused beside these, for the tester's machine |"
+    assert [line for line in lines if line.startswith(excused)] == [f"{excused} 3 |", f"{excused} 2 |"]
+
+
+def test_a_document_of_before_there_were_excuses(tmp_path: Path) -> None:
+    older = document(polite={key: value for key, value in polite().items() if key != "excused"})
+    for name in ("turned_away", "excused"):
+        del older[name]
+    write_report(older, tmp_path / "run.md")
+    text = (tmp_path / "run.md").read_text(encoding="utf-8")
+    assert "| requests | 400 |" in text
+    assert "excused" not in text
+
+
 def test_a_rerun_replaces_its_own_files_and_no_other(tmp_path: Path) -> None:
     path = tmp_path / "run.md"
     foreign = tmp_path / "polite.csv"

@@ -19,7 +19,7 @@ from everbus.soak.polite import OwnDelay
 from everbus.soak.result import PartCount
 from everbus.soak.runner import SoakOptions, SoakResult, soak
 from everbus.soak.scenarios import SCENARIOS, Defaults, Scenario
-from everbus.soak.target import CutShortError, CycleFailedError, FailureKind, Link, Target
+from everbus.soak.target import CutShortError, CycleFailedError, FailureKind, Link, Target, TurnedAwayError
 from everbus.soak.verdicts import Verdict
 from tests.soak import faulty
 from tests.soak.servers import running
@@ -287,6 +287,15 @@ def test_a_rate_that_is_missed_is_counted_and_not_made_up_for(made_up: MadeUp) -
     assert result.cycles + result.rate_missed <= 300 + 100 * tally._BEHIND_S
 
 
+@pytest.mark.parametrize(("slow", "pause_s"), [(1, 0.0), (0, 0.7)], ids=["the first cycle", "a rest"])
+def test_what_takes_its_time_between_cycles_misses_none(made_up: MadeUp, slow: int, pause_s: float) -> None:
+    """The clock begins anew after it: no cycle was due meanwhile."""
+    made_up.act = lambda _, number: time.sleep(0.7 if number == slow else 0)
+    options = made_up_options(cycles=16, pause_at=8, pause_s=pause_s, rate=50.0, concurrency=2)
+    result = soak(ANYWHERE, options)
+    assert (result.cycles, result.rate_missed) == (16, 0)
+
+
 def test_a_slow_rate_does_not_keep_the_end_waiting(made_up: MadeUp) -> None:
     result = soak(ANYWHERE, made_up_options(cycles=None, duration_s=0.4, rate=4.0, concurrency=10))
     assert result.duration_s < 1
@@ -321,6 +330,52 @@ def test_what_may_be_this_machines_fault_counts_neither_way(made_up: MadeUp, mon
     made_up.act = lambda _, number: fail(FailureKind.TIMEOUT if number % 2 else FailureKind.RESET)
     result = soak(ANYWHERE, made_up_options(cycles=20))
     assert (result.cycles, result.failures["reset"], result.failures["timeout"]) == (10, 10, 0)
+    assert result.excused == 10
+
+
+def test_newcomers_that_were_turned_away_are_counted(made_up: MadeUp) -> None:
+    def turn_away(_: Target, number: int) -> None:
+        if number % 3 == 0:
+            raise TurnedAwayError
+
+    made_up.act = turn_away
+    result = soak(ANYWHERE, made_up_options())
+    assert (result.cycles, result.failed, result.turned_away, result.excused) == (60, 0, 20, 0)
+    assert result.reason.startswith("clean: none of 60 cycles failed, 20 of them were turned away, ")
+
+
+@pytest.mark.parametrize("hold_s", [30.0, 0.2])
+def test_a_run_too_short_to_judge_a_part_says_so(
+    made_up: MadeUp, monkeypatch: pytest.MonkeyPatch, hold_s: float
+) -> None:
+    """What the end cuts short every time is not judged; where there was time for others of its kind it is."""
+    slow = MadeUp()
+    monkeypatch.setattr(slow, "name", "slow", raising=False)
+    monkeypatch.setattr(slow, "held_share", 1.0, raising=False)
+    monkeypatch.setitem(SCENARIOS, "slow", slow)
+    monkeypatch.setattr(made_up, "part", lambda number: slow if number == 10 else made_up)
+
+    def hold(target: Target, number: int) -> None:
+        assert target.stop is not None
+        target.stop.wait(30)
+        raise CutShortError
+
+    slow.act = hold
+    made_up.act = lambda *_: time.sleep(0.01)
+    options = made_up_options(cycles=None, duration_s=0.4, concurrency=2, pause_at=None, hold_s=hold_s)
+    result = soak(ANYWHERE, options)
+    assert result.verdict is Verdict.CLEAN
+    assert set(result.by_scenario) == {"made-up"}
+    assert ("too short a run to judge slow (that takes 30 s)" in result.reason) is (hold_s == 30.0)
+    assert ("too short" in result.reason) is (hold_s == 30.0)
+
+
+def test_the_bound_of_memory_is_that_of_so_many_at_a_time(made_up: MadeUp, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(made_up, "most_growth_bytes", -100 << 20, raising=False)
+    monkeypatch.setattr(made_up, "growth_each_bytes", -1 << 20, raising=False)  # whatever it holds is too much
+    with running("clean") as server:
+        result = soak(ANYWHERE, made_up_options(concurrency=3, settle_s=0.0), server.pid)
+    assert result.findings[0].endswith(" MiB above the start, which is more than -3 MiB")
 
 
 # --- polite clients ---------------------------------------------------------------------------

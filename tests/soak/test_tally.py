@@ -23,8 +23,13 @@ def test_everything_is_counted() -> None:
     failed(tally, FailureKind.TIMEOUT)
     failed(tally, FailureKind.RESET, 2)
     assert (tally.answered, tally.cycles) == (2, 5)
+    tally.answer("flood", turned_away=True)
+    assert (tally.answered, tally.turned_away, tally.cycles) == (3, 1, 6)
+    tally.excuse()
+    tally.cut("half-open")
+    assert (tally.excused, tally.cut_short, tally.cycles) == (1, {"half-open": 1}, 6)
     assert tally.failures == {FailureKind.TIMEOUT: 1, FailureKind.RESET: 2}
-    assert tally.cycles_of == {"churn": 4, "flood": 1}
+    assert tally.cycles_of == {"churn": 4, "flood": 2}
     assert tally.failed_of == {"churn": 3}
     assert tally.first_failure == "cycle 3: it was timeout"
     assert not tally.gone

@@ -98,8 +98,13 @@ def _summary(result: SoakResult) -> str:
     interrupted = ", interrupted" if result.interrupted else ""
     return (
         f"{options.scenario} on {result.endpoint}: {made}{time_taken}, {result.rate:,.0f} a second{missed}, "
-        f"{result.failed:,} failed{interrupted}"
+        f"{result.failed:,} failed{_beside(result.turned_away, result.excused)}{interrupted}"
     )
+
+
+def _beside(turned_away: int, excused: int) -> str:
+    counts = ((turned_away, "turned away"), (excused, "excused"))
+    return "".join(f", {count:,} {words}" for count, words in counts if count)
 
 
 def _kinds(failures: dict[str, int]) -> str:
@@ -117,7 +122,8 @@ def _polite(polite: PoliteRecord) -> str:
     failed = f"{polite.failed:,} failed"
     if polite.failed:
         failed += f" ({_kinds(polite.failures)}; the first: {polite.first_failure})"
-    words = f"polite clients ({polite.clients:,}): {polite.requests:,} requests, {failed}"
+    excused = _beside(0, polite.excused)
+    words = f"polite clients ({polite.clients:,}): {polite.requests:,} requests, {failed}{excused}"
     for name, value in (("median", polite.p50_s), ("99 of 100 within", polite.p99_s), ("slowest", polite.worst_s)):
         if value is not None:
             words += f", {name} {1000 * value:,.1f} ms"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Self
 
@@ -90,6 +89,7 @@ class _Book:
         self.late_s = late_s
         self.late = 0
         self.requests = 0
+        self.excused = 0
         self.failures = Counter[FailureKind]()
         self.first_failure = ""
         self.histogram = Histogram()
@@ -105,6 +105,10 @@ class _Book:
             excess_s = took_s - 2 * own_delay_s - self.late_s if self.late_s is not None else 0.0
             if excess_s > 0:
                 self.late += 1 + int(excess_s / INTERVAL_S)
+
+    def excuse(self) -> None:
+        with self._lock:
+            self.excused += 1
 
     def failed(self, error: CycleFailedError) -> None:
         with self._lock:
@@ -131,10 +135,12 @@ class _Client:
         self._stop.wait(self._begin_after_s)
         while not self._stop.is_set():
             try:
-                with suppress(ConnectError), self._target.connect() as link:
+                with self._target.connect() as link:
                     self._talk(link)
             except CutShortError:
                 break
+            except ConnectError:
+                self._book.excuse()
             except CycleFailedError as error:
                 self._book.failed(error)
             self.heard.set()
@@ -151,6 +157,7 @@ class _Client:
                 ask(link, session, self._target.unit, request, begin + self._target.timeout_s)
             except CycleFailedError as error:
                 if self._own_delay.excuses(error, begin, self._target.timeout_s):
+                    self._book.excuse()
                     return
                 raise
             took_s = time.monotonic() - begin
@@ -201,6 +208,7 @@ class PoliteClients:
             requests=book.requests,
             failures={kind.value: count for kind, count in book.failures.items()},
             first_failure=book.first_failure,
+            excused=book.excused,
             late_s=book.late_s,
             late=book.late,
             p50_s=book.histogram.percentile(0.5),

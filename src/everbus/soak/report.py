@@ -28,6 +28,7 @@ _MIB: Final = 1 << 20
 _MARKUP: Final = re.compile(r"([\\`*\[\]<>|#~&$]|(?<![^\W_])_|_(?![^\W_]))")
 _PROCESS_COLUMNS: Final = ("at_s", "cycles", "descriptors", "listening_sockets", "memory_bytes")
 _POLITE_COLUMNS: Final = ("at_s", "requests", "failed", "p50_s", "worst_s")
+_EXCUSED: Final = "excused beside these, for the tester's machine"
 _MARKDOWN_FILES: Final = ("plot.svg", "process.csv", "polite.csv")
 
 _PAGE: Final = """<!DOCTYPE html>
@@ -167,6 +168,8 @@ def _polite(polite: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "clients", f"{polite['clients']:,}"
     yield "requests", f"{polite['requests']:,}"
     yield "failed", f"{polite['failed']:,}"
+    if excused := polite.get("excused", 0):  # older documents have none
+        yield _EXCUSED, f"{excused:,}"
     for kind, count in polite["failures"].items():
         if count:
             yield f"failed: {_words(kind)}", f"{count:,}"
@@ -187,6 +190,9 @@ def _run(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "took", f"{document['duration_s']:,.1f} s{', interrupted' if document['interrupted'] else ''}"
     missed = f"; {document['rate_missed']:,} more were due and not begun" if document["rate_missed"] else ""
     yield "cycles", f"{document['cycles']:,}, {document['rate']:,.0f} a second{missed}"
+    for words, key in (("turned away among these", "turned_away"), (_EXCUSED, "excused")):
+        if count := document.get(key, 0):
+            yield words, f"{count:,}"
     yield "everbus", document["everbus"]
     yield "machine", document["machine"]
 

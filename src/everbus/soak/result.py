@@ -42,6 +42,8 @@ class SoakResult:
         cycles: cycles made, failed ones included, without those that the end cut short.
         failures: how many failed, for every kind of failure.
         first_failure: words about the first one; empty if there was none.
+        turned_away: cycles among those that did not fail which the server refused, as it may.
+        excused: cycles beside all these that failed while this machine was late: they count neither way.
         by_scenario: the cycles by the scenario that they belong to.
         rate: cycles a second, pauses left out.
         rate_missed: cycles that were due and not started, as those before took all places.
@@ -61,6 +63,8 @@ class SoakResult:
     cycles: int
     failures: dict[str, int]
     first_failure: str
+    turned_away: int
+    excused: int
     by_scenario: dict[str, PartCount]
     rate: float
     rate_missed: int
@@ -99,6 +103,8 @@ class SoakResult:
             "failed": self.failed,
             "failures": self.failures,
             "first_failure": self.first_failure,
+            "turned_away": self.turned_away,
+            "excused": self.excused,
             "by_scenario": {name: asdict(count) for name, count in self.by_scenario.items()},
             "rate": round(self.rate, 1),
             "rate_asked": self.options.rate,
@@ -141,6 +147,7 @@ def _polite(record: PoliteRecord) -> dict[str, Any]:
         "failed": record.failed,
         "failures": record.failures,
         "first_failure": record.first_failure,
+        "excused": record.excused,
         "late": record.late,
         "p50_s": _rounded(record.p50_s),
         "p99_s": _rounded(record.p99_s),

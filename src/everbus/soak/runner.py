@@ -16,8 +16,8 @@ from everbus.soak.result import PartCount, SoakResult
 from everbus.soak.sampling import Sampler, listeners, look
 from everbus.soak.scenarios import SCENARIOS
 from everbus.soak.tally import Clock, Tally
-from everbus.soak.target import CutShortError, CycleFailedError, FailureKind, Stop, Target, resolve
-from everbus.soak.verdicts import ProcessRecord, judge
+from everbus.soak.target import CutShortError, CycleFailedError, FailureKind, Stop, Target, TurnedAwayError, resolve
+from everbus.soak.verdicts import Beside, ProcessRecord, judge
 
 if TYPE_CHECKING:
     from everbus.client.endpoint import Endpoint
@@ -217,11 +217,14 @@ class _Run:
         try:
             part.cycle(self._targets[0], number)
         except CutShortError:
-            return ""
+            self.tally.cut(part.name)
+        except TurnedAwayError:
+            self.tally.answer(part.name, turned_away=True)
         except CycleFailedError as error:
             if must_connect and not error.connected:
                 return str(error)
             if self.own_delay.excuses(error, begin, self._options.timeout_s):
+                self.tally.excuse()
                 return ""
             self.tally.failure(part.name, number, error)
             if self.tally.gone:
@@ -324,8 +327,9 @@ def _result(endpoint: Endpoint, options: SoakOptions, started: datetime, run: _R
     failures = {kind.value: tally.failures[kind] for kind in FailureKind}
     record = watch.record() if watch else None
     polite = run.polite.record() if run.polite else None
-    bound = SCENARIOS[options.scenario].most_growth_bytes
-    judgement = judge(tally.cycles, failures, record, tally.gone, polite=polite, most_growth_bytes=bound)
+    bound = SCENARIOS[options.scenario].growth_bound(options.concurrency or 1)
+    beside = Beside(turned_away=tally.turned_away, excused=tally.excused, unjudged=_unjudged(options, run))
+    judgement = judge(tally.cycles, failures, record, tally.gone, polite=polite, most_growth_bytes=bound, beside=beside)
     return SoakResult(
         verdict=judgement.verdict,
         reason=judgement.reason,
@@ -338,6 +342,8 @@ def _result(endpoint: Endpoint, options: SoakOptions, started: datetime, run: _R
         cycles=tally.cycles,
         failures=failures,
         first_failure=tally.first_failure,
+        turned_away=tally.turned_away,
+        excused=tally.excused,
         by_scenario={
             name: PartCount(count, tally.failed_of[name]) for name in SCENARIOS if (count := tally.cycles_of[name])
         },
@@ -347,3 +353,9 @@ def _result(endpoint: Endpoint, options: SoakOptions, started: datetime, run: _R
         polite=polite,
         new_listeners=watch.new_listeners() if watch else (),
     )
+
+
+def _unjudged(options: SoakOptions, run: _Run) -> dict[str, float]:
+    """Scenarios whose cycles were cut short in a run too short for them, and the seconds that they take."""
+    needed = {name: SCENARIOS[name].held_share * options.hold_s for name in SCENARIOS if run.tally.cut_short[name]}
+    return {name: needed_s for name, needed_s in needed.items() if run.duration_s <= needed_s}

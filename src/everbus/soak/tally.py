@@ -25,12 +25,17 @@ _BEHIND_S: Final = 0.5
 class Tally:
     """What became of the cycles; shared by the workers.
 
-    ``answered`` cycles were well, ``failures`` counts the others by kind, ``cycles_of`` and
-    ``failed_of`` by scenario. ``gone``: the server is plainly gone.
+    ``answered`` cycles were well, ``turned_away`` of them without an answer, as the server may;
+    ``failures`` counts the others by kind, ``cycles_of`` and ``failed_of`` by scenario. Beside
+    them, counting neither way, are those ``excused``, which failed while this machine was late, and
+    by scenario those that the end of the run ``cut_short``. ``gone``: the server is plainly gone.
     """
 
     def __init__(self) -> None:
         self.answered: int = 0
+        self.turned_away: int = 0
+        self.excused: int = 0
+        self.cut_short: Counter[str] = Counter()
         self.failures: Counter[FailureKind] = Counter()
         self.cycles_of: Counter[str] = Counter()
         self.failed_of: Counter[str] = Counter()
@@ -45,13 +50,24 @@ class Tally:
         """Cycles that came to their end, failed ones included."""
         return self.answered + self.failures.total()
 
-    def answer(self, part: str) -> None:
+    def answer(self, part: str, turned_away: bool = False) -> None:
         """A cycle of this scenario was well."""
         with self._lock:
             self.answered += 1
+            self.turned_away += turned_away
             self.cycles_of[part] += 1
             self._streak = 0
             self._last_answer = time.monotonic()
+
+    def excuse(self) -> None:
+        """A cycle failed, and this machine may be the reason."""
+        with self._lock:
+            self.excused += 1
+
+    def cut(self, part: str) -> None:
+        """The end of the run came in the middle of a cycle of this scenario."""
+        with self._lock:
+            self.cut_short[part] += 1
 
     def failure(self, part: str, number: int, error: CycleFailedError) -> None:
         """A cycle of this scenario failed."""

@@ -25,6 +25,7 @@ __all__ = [
     "Link",
     "Stop",
     "Target",
+    "TurnedAwayError",
     "no_answer",
     "resolve",
 ]
@@ -67,6 +68,10 @@ class CycleFailedError(Exception):
 
 class CutShortError(Exception):
     """The run ended in the middle of this cycle: it shows nothing."""
+
+
+class TurnedAwayError(Exception):
+    """The server closed this connection instead of an answer, as it may here: the cycle is well without one."""
 
 
 class Stop:

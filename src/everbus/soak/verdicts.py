@@ -8,14 +8,15 @@ of it: allocators take what they need once and keep it, so that growth which has
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 __all__ = [
+    "Beside",
     "Figure",
     "Judgement",
     "PoliteRecord",
@@ -48,6 +49,9 @@ _LATE_SHARE: Final = 0.01
 _LATE_TIMES: Final = 2
 """So many requests of each polite client, and one in a hundred of all, must be late to convict. A request that
 could not be made because the one before was late counts too: a long stall counts for what it cost."""
+
+
+_EXCUSED: Final = "excused, as this machine itself was late"
 
 
 class Verdict(StrEnum):
@@ -138,6 +142,7 @@ class PoliteRecord:
         requests: requests made, connections that could not be made included.
         failures: how many failed, for every kind of failure that there was.
         first_failure: words about the first one; empty if there was none.
+        excused: requests beside these that failed while this machine was late, or could not connect.
         late_s: the time that they were to wait at most; None: until their timeout.
         late: requests that took longer than that, by more than twice what this machine itself was late
             meanwhile, and those that were due while one of them waited.
@@ -150,6 +155,7 @@ class PoliteRecord:
     requests: int
     failures: dict[str, int]
     first_failure: str
+    excused: int
     late_s: float | None
     late: int
     p50_s: float | None
@@ -162,6 +168,22 @@ class PoliteRecord:
     def failed(self) -> int:
         """Failed requests of every kind."""
         return sum(self.failures.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beside:
+    """What convicts nobody, and is told all the same.
+
+    Args:
+        turned_away: cycles among those that did not fail which the server refused, as it may.
+        excused: cycles beside all these that failed while this machine was late.
+        unjudged: scenarios whose cycles the end cut short before they could convict, and the seconds
+            that it takes.
+    """
+
+    turned_away: int = 0
+    excused: int = 0
+    unjudged: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +203,7 @@ def judge(
     *,
     polite: PoliteRecord | None = None,
     most_growth_bytes: int | None = None,
+    beside: Beside | None = None,
 ) -> Judgement:
     """Judge a run.
 
@@ -191,7 +214,9 @@ def judge(
         gone: the run was stopped early, because the server answered no more.
         polite: what polite clients saw; None where there were none.
         most_growth_bytes: memory that the server may hold above its start at any time; None: no bound.
+        beside: what convicts nobody; None: nothing of that.
     """
+    beside = beside or Beside()
     leaks: list[str] = []
     troubles: list[str] = []
     if record is not None and record.ended:
@@ -200,25 +225,39 @@ def judge(
         leaks += filter(None, (_leak(cycles, record), _memory_leak(record)))
     if record is not None and most_growth_bytes is not None:
         troubles += _unbounded(record, most_growth_bytes)
-    troubles += _failed_cycles(cycles, failures, gone)
+    troubles += _failed_cycles(cycles, failures, gone, beside.excused)
     if polite is not None:
         troubles += _impolite(polite)
     findings = (*leaks, *troubles)
     if findings:
         verdict = Verdict.LEAK if leaks else Verdict.FAILING
         return Judgement(verdict, f"{verdict}: {'; '.join(findings)}", findings)
-    answered = f"clean: all {cycles} cycles answered, {_remains(record)}"
-    return Judgement(Verdict.CLEAN, answered + (_politely(polite) if polite is not None else ""))
+    facts = [f"clean: none of {cycles} cycles failed", *_told(beside), _remains(record)]
+    if polite is not None:
+        facts.append(_politely(polite))
+    return Judgement(Verdict.CLEAN, ", ".join(facts))
 
 
-def _failed_cycles(cycles: int, failures: Mapping[str, int], gone: bool) -> list[str]:
+def _failed_cycles(cycles: int, failures: Mapping[str, int], gone: bool, excused: int) -> list[str]:
     failed = sum(failures.values())
     if not cycles:
-        return ["not one cycle came to its end"]
+        why = f" ({excused} {_EXCUSED})" if excused else ""
+        return [f"not one cycle came to its end{why}"]
     if not failed:
         return []
     text = f"{failed} of {cycles} cycles failed ({_by_kind(failures)})"
     return [f"{text}; there was no good answer any more, so the run was stopped early" if gone else text]
+
+
+def _told(beside: Beside) -> Iterator[str]:
+    """What a clean run must not be silent about."""
+    if beside.turned_away:
+        yield f"{beside.turned_away} of them were turned away"
+    if beside.excused:
+        yield f"{beside.excused} more {_EXCUSED}"
+    if beside.unjudged:
+        needed = " and ".join(f"{name} (that takes {seconds:g} s)" for name, seconds in beside.unjudged.items())
+        yield f"too short a run to judge {needed}"
 
 
 def _by_kind(failures: Mapping[str, int]) -> str:
@@ -242,7 +281,8 @@ def _impolite(polite: PoliteRecord) -> list[str]:
 
 
 def _politely(polite: PoliteRecord) -> str:
-    return f", {polite.requests} polite requests answered, the slowest in {_milliseconds(polite.worst_s)}"
+    answered = f"{polite.requests} polite requests answered, the slowest in {_milliseconds(polite.worst_s)}"
+    return f"{answered}, {polite.excused} more excused" if polite.excused else answered
 
 
 def _milliseconds(seconds: float | None) -> str:
@@ -254,7 +294,7 @@ def _unbounded(record: ProcessRecord, most_growth_bytes: int) -> list[str]:
     if growth <= most_growth_bytes:
         return []
     return [
-        f"memory rose to {growth / _MIB:.1f} MiB above the start, which is more than {most_growth_bytes / _MIB:.0f} MiB"
+        f"memory rose to {growth / _MIB:.1f} MiB above the start, which is more than {most_growth_bytes / _MIB:g} MiB"
     ]
 
 

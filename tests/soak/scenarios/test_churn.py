@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from everbus.soak.scenarios.churn import Churn, Flood
-from everbus.soak.target import CycleFailedError, FailureKind, Target
+from everbus.soak.target import CycleFailedError, FailureKind, Target, TurnedAwayError
 from everbus.soak.verdicts import Verdict
 from tests.soak.faulty import KeepsMemory, RefusesMost, Right, TakesThree
 from tests.soak.judged import EVERBUS, brief, verdicts
@@ -23,7 +23,7 @@ def test_a_cycle_is_one_request_on_a_connection_of_its_own() -> None:
 
 
 def test_a_flood_may_be_turned_away_and_churn_may_not() -> None:
-    with Scripted(closes=True) as target:
+    with Scripted(closes=True) as target, pytest.raises(TurnedAwayError):
         Flood().cycle(target, 1)
     with Scripted(closes=True) as target, pytest.raises(CycleFailedError) as caught:
         Churn().cycle(target, 1)
@@ -57,6 +57,8 @@ def test_flood_both_ways() -> None:
     for kind in (RefusesMost, Right, EVERBUS):
         assert (found[kind].verdict, found[kind].findings) == (Verdict.CLEAN, ()), found[kind].reason
         assert found[kind].rate == pytest.approx(60, rel=0.15)
+    assert 0 < found[RefusesMost].turned_away <= found[RefusesMost].cycles
+    assert f", {found[RefusesMost].turned_away} of them were turned away, " in found[RefusesMost].reason
 
 
 @pytest.mark.slow

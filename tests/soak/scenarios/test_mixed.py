@@ -48,3 +48,4 @@ def test_both_ways() -> None:
     for acquitted in (Right, EVERBUS):
         assert (found[acquitted].verdict, found[acquitted].findings) == (Verdict.CLEAN, ()), found[acquitted].reason
         assert set(found[acquitted].by_scenario) >= QUICK
+    assert "too short a run to judge half-open (that takes 30 s)" in found[EVERBUS].reason, "it gives up after 5 s"

@@ -63,6 +63,9 @@ class Scenario(ABC):
     most_growth_bytes: ClassVar[int | None] = None
     """Memory that may be held above what it was at the start, at any time; None: no bound."""
 
+    growth_each_bytes: ClassVar[int] = 0
+    """The same for each cycle at a time, where that is more in all."""
+
     late_s: ClassVar[float | None] = None
     """Polite clients may wait so long; None: until their timeout."""
 
@@ -72,6 +75,12 @@ class Scenario(ABC):
     def part(self, number: int) -> Scenario:
         """The scenario whose cycle this number is: itself, unless it is made of others."""
         return self
+
+    def growth_bound(self, concurrency: int) -> int | None:
+        """Memory that may be held above the start with so many cycles at a time, in bytes; None: no bound."""
+        if self.most_growth_bytes is None:
+            return None
+        return max(self.most_growth_bytes, concurrency * self.growth_each_bytes)
 
     @abstractmethod
     def cycle(self, target: Target, number: int) -> None:
@@ -83,6 +92,7 @@ class Scenario(ABC):
 
         Raises:
             CycleFailedError: the server did not do its part.
+            TurnedAwayError: it refused, as it may.
             CutShortError: the run has ended.
             ConnectError: this machine could not do its own part.
         """

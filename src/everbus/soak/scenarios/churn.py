@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from everbus.protocol.client_session import ClientSession
 from everbus.soak.scenarios.base import READ, Defaults, Scenario, ask, exchange
-from everbus.soak.target import CycleFailedError, FailureKind, Target
+from everbus.soak.target import CycleFailedError, FailureKind, Target, TurnedAwayError
 
 __all__ = ["Churn", "Flood"]
 
@@ -43,3 +43,4 @@ class Flood(Scenario):
             except CycleFailedError as error:
                 if error.kind is not FailureKind.RESET or session.partial:
                     raise
+                raise TurnedAwayError from error

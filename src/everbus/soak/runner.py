@@ -356,6 +356,11 @@ def _result(endpoint: Endpoint, options: SoakOptions, started: datetime, run: _R
 
 
 def _unjudged(options: SoakOptions, run: _Run) -> dict[str, float]:
-    """Scenarios whose cycles were cut short in a run too short for them, and the seconds that they take."""
-    needed = {name: SCENARIOS[name].held_share * options.hold_s for name in SCENARIOS if run.tally.cut_short[name]}
-    return {name: needed_s for name, needed_s in needed.items() if run.duration_s <= needed_s}
+    """Scenarios that the end cut short before one of their cycles could convict, and the seconds that it takes."""
+    tally = run.tally
+    needed = {name: SCENARIOS[name].held_share * options.hold_s for name in SCENARIOS if tally.cut_short[name]}
+    return {
+        name: needed_s
+        for name, needed_s in needed.items()
+        if needed_s and (run.duration_s <= needed_s or not tally.cycles_of[name])
+    }

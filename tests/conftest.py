@@ -23,7 +23,7 @@ from tests.soak.documents import document
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a background job: our children would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-_PURE = ("protocol", "service", "client", "conformance", "fuzz", "contract")
+_PURE = ("protocol", "service", "client", "maps", "conformance", "fuzz", "contract")
 _SLOW = ("fuzz", "interop")
 _PATIENT = ("bench", "fuzz", "interop", "soak")
 _DRAWING = frozenset({"test_drawing.py", "test_figures.py", "test_plots.py", "test_report.py", "test_rounds.py"})

@@ -65,7 +65,7 @@ def test_contracts_of_the_layers() -> None:
     assert lint.returncode == 0, lint.stdout + lint.stderr
 
 
-@pytest.mark.parametrize("package", ["protocol", "service", "client"])
+@pytest.mark.parametrize("package", ["protocol", "service", "client", "maps"])
 def test_pure_package_loads_no_host(package: str) -> None:
     loaded = loaded_by(modules(f"{package}/**/*.py", "errors.py", "limits.py", "observe.py"))
     assert f"everbus.{package}" in loaded
@@ -77,7 +77,16 @@ def test_probe_sees_a_host_where_there_is_one() -> None:
 
 
 def test_core_needs_the_standard_library_alone() -> None:
-    names = modules("*.py", "protocol/**/*.py", "service/**/*.py", "client/**/*.py", "aio/**/*.py", "testing/**/*.py")
+    names = modules(
+        "*.py",
+        "protocol/**/*.py",
+        "service/**/*.py",
+        "client/**/*.py",
+        "maps/**/*.py",
+        "aio/**/*.py",
+        "sync/**/*.py",
+        "testing/**/*.py",
+    )
     assert set(names) <= loaded_by(names)
 
 

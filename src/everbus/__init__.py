@@ -36,6 +36,8 @@ if TYPE_CHECKING:
         UsageError,
     )
     from everbus.limits import Limits
+    from everbus.maps.notation import parse_point
+    from everbus.maps.points import Point
     from everbus.service.bank import Bank
     from everbus.service.local import LocalDevice
     from everbus.service.units import Units
@@ -54,6 +56,8 @@ _HOMES = {
     "Forced": "everbus.aio.statistics",
     "serve_in_thread": "everbus.aio.thread",
     "Limits": "everbus.limits",
+    "Point": "everbus.maps.points",
+    "parse_point": "everbus.maps.notation",
     "Bank": "everbus.service.bank",
     "LocalDevice": "everbus.service.local",
     "Units": "everbus.service.units",
@@ -94,6 +98,7 @@ __all__ = [
     "NetworkError",
     "PduError",
     "PeerError",
+    "Point",
     "Pool",
     "PoolExhaustedError",
     "PoolOptions",
@@ -102,6 +107,7 @@ __all__ = [
     "Units",
     "UsageError",
     "__version__",
+    "parse_point",
     "serve_in_thread",
 ]
 

@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from everbus.aio.client import AsyncClient
 from everbus.aio.pool import AsyncPool
 from everbus.client.pool_core import PoolOptions
 from everbus.errors import (
@@ -15,6 +16,8 @@ from everbus.errors import (
     PoolExhaustedError,
     UsageError,
 )
+from everbus.maps.notation import parse_point
+from everbus.service.bank import Bank
 from everbus.testing import ScriptedPeer, scripted
 from tests.aio.wire import until
 from tests.rogue import ADDRESS, VALUES, bank, value
@@ -173,3 +176,58 @@ async def test_what_cannot_work_is_refused_at_once() -> None:
     with pytest.raises(UsageError):
         pool.unit("tcp://127.0.0.1", 256)
     assert issubclass(PoolExhaustedError, ModbusError)
+
+
+async def test_points_are_read_through_a_pool_and_holes_are_remembered() -> None:
+    with ScriptedPeer(device=Bank(holding_registers=[(0, 1), (3, 1)])) as peer:
+        async with AsyncPool() as pool:
+            points = [parse_point("h@0"), parse_point("h@3")]
+            for reads in (3, 2):  # the second time nobody tries to read over the hole
+                before = len(peer.requests)
+                assert [reading.value for reading in await pool.unit(peer.url).read_points(points)] == [0, 0]
+                assert len(peer.requests) - before == reads
+            await pool.unit(peer.url).write(points[0], 9)
+            assert await pool.unit(peer.url).read(points[0]) == 9
+
+
+async def test_a_waiter_may_be_cancelled_in_the_same_turn_as_its_wait_ends() -> None:
+    with ScriptedPeer(scripted.late(0.02)) as peer:
+        pool = AsyncPool()
+        holder = asyncio.create_task(pool.unit(peer.url).read_coils(0, 1))
+        waiter = asyncio.create_task(pool.unit(peer.url).read_coils(0, 1))
+        await until(lambda: bool(peer.requests))
+        waiter.cancel()
+        await pool.close()
+        with pytest.raises(asyncio.CancelledError):
+            await waiter
+        assert await holder == [False]
+        assert pool.statistics().lent == 0
+        await pool.close()
+
+
+async def test_a_waiter_that_was_cancelled_passes_its_turn_on() -> None:
+    with ScriptedPeer(device=bank()) as peer:
+        async with AsyncPool() as pool:
+            waiters: list[asyncio.Task[list[int]]] = []
+            async with pool.client(peer.url) as client:
+                await client.unit(1).read_coils(0, 1)
+                waiters += [asyncio.create_task(pool.unit(peer.url).read_holding_registers(at, 1)) for at in (1, 2)]
+                await until(lambda: pool.statistics().waiting == 2)
+                waiters[0].cancel()
+            assert await waiters[1] == [value(2)]
+            assert pool.statistics().lent == 0
+
+
+async def test_a_pool_that_closes_while_a_connection_is_checked_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ScriptedPeer() as peer:
+        pool = AsyncPool(PoolOptions(check_after_s=0.0))
+        await pool.unit(peer.url).read_coils(0, 1)
+        peer.drop_connections()
+        (client,) = pool._clients.values()
+        await until(lambda: not client.connected)
+        monkeypatch.setattr(AsyncClient, "connected", property(lambda _: pool._core.close(0.0) and False))
+        with pytest.raises(PoolExhaustedError, match="closed"):
+            await pool.unit(peer.url).read_coils(0, 1)
+        monkeypatch.undo()
+        await pool.close()
+        assert pool.statistics().links == 0

@@ -6,8 +6,16 @@ import pytest
 
 from everbus.aio.client import AsyncClient
 from everbus.aio.unit import AsyncUnit
-from everbus.errors import MismatchError
+from everbus.errors import (
+    ConnectError,
+    ExceptionResponseError,
+    InvalidRequestError,
+    MismatchError,
+    ModbusTimeoutError,
+)
+from everbus.maps.notation import parse_point
 from everbus.protocol.pdu.registers import ReadHoldingRegistersRequest
+from everbus.service.bank import Bank
 from everbus.testing import ScriptedPeer, scripted
 from tests.unit_calls import CALLS, device
 
@@ -28,7 +36,8 @@ async def test_every_method_sends_its_request_and_returns_plain_values() -> None
 
 def test_the_table_of_calls_has_every_method() -> None:
     methods = {name for name, _ in inspect.getmembers(AsyncUnit, inspect.iscoroutinefunction)}
-    assert methods - {"call", "disconnect"} == {name for name, *_ in CALLS}
+    others = {"_ask", "call", "disconnect", "read", "read_points", "write"}
+    assert methods - others == {name for name, *_ in CALLS}
 
 
 async def test_any_request_may_be_made() -> None:
@@ -54,3 +63,55 @@ async def test_identification_that_turns_in_circles_ends() -> None:
         async with AsyncClient(peer.url) as client:
             with pytest.raises(MismatchError, match="follows object 0"):
                 await client.unit(1).read_device_identification()
+
+
+async def test_points_are_read_and_written_as_values() -> None:
+    with ScriptedPeer() as peer:
+        async with AsyncClient(peer.url) as client:
+            unit = client.unit(1)
+            await unit.write(parse_point("h@10/f32:CDAB"), 21.5)
+            await unit.write(parse_point("c@3"), True)
+            await unit.write(parse_point("2/h@0"), 7)
+            assert await unit.read(parse_point("h@10/f32:CDAB")) == 21.5
+            assert await unit.read_holding_registers(10, 2) == [0, 0x41AC]
+            assert await unit.read(parse_point("c@3")) is True
+            assert [received.frame.unit for received in peer.requests] == [1, 1, 2, 1, 1, 1]
+            with pytest.raises(InvalidRequestError, match="65535"):
+                await unit.write(parse_point("h@0"), 65536)
+            assert len(peer.requests) == 6
+
+
+async def test_neighbours_share_a_read_and_a_hole_is_remembered() -> None:
+    bank = Bank(holding_registers=[(0, 4), (6, 4)])
+    bank.write_holding_registers(6, [5])
+    points = [parse_point(text) for text in ("h@2", "h@6", "h@3", "h@4")]
+    with ScriptedPeer(device=bank) as peer:
+        async with AsyncClient(peer.url) as client:
+            readings = await client.unit(1).read_points(points)
+            assert [reading.value for reading in readings] == [0, 5, 0, None]
+            assert isinstance(readings[3].error, ExceptionResponseError)
+            before = len(peer.requests)
+            await client.unit(1).read_points(points[:3])
+            assert len(peer.requests) - before == 2
+            with pytest.raises(ExceptionResponseError):
+                await client.unit(1).read(points[3])
+
+
+async def test_one_silent_unit_costs_its_own_points() -> None:
+    def script(turn: scripted.Turn) -> None:
+        (scripted.silent if turn.frame.unit == 5 else scripted.answer)(turn)
+
+    with ScriptedPeer(script) as peer:
+        async with AsyncClient(peer.url, timeout_s=0.1, retries=0) as client:
+            readings = await client.unit(1).read_points([parse_point("h@0"), parse_point("5/h@0")])
+        assert readings[0].value == 0
+        assert isinstance(readings[1].error, ModbusTimeoutError)
+
+
+async def test_where_nobody_is_no_point_is_read() -> None:
+    with ScriptedPeer() as peer:
+        peer.stop_listening()
+        client = AsyncClient(peer.url, timeout_s=0.2)
+        with pytest.raises(ConnectError):
+            await client.unit(1).read_points([parse_point("h@0"), parse_point("2/h@0")])
+        await client.close()

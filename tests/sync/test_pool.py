@@ -14,6 +14,8 @@ from everbus.errors import (
     ModbusTimeoutError,
     PoolExhaustedError,
 )
+from everbus.maps.notation import parse_point
+from everbus.service.bank import Bank
 from everbus.sync.pool import Pool
 from everbus.testing import ScriptedPeer, scripted
 from tests.rogue import ADDRESS, VALUES, bank, value
@@ -140,3 +142,14 @@ def test_a_child_process_begins_with_an_empty_pool() -> None:
 def test_what_cannot_work_is_refused_at_once() -> None:
     with pytest.raises(ConfigurationError, match="timeout_s"):
         Pool(timeout_s=0.0)
+
+
+def test_points_are_read_through_a_pool_and_holes_are_remembered() -> None:
+    with ScriptedPeer(device=Bank(holding_registers=[(0, 1), (3, 1)])) as peer, Pool() as pool:
+        points = [parse_point("h@0"), parse_point("h@3")]
+        for reads in (3, 2):  # the second time nobody tries to read over the hole
+            before = len(peer.requests)
+            assert [reading.value for reading in pool.unit(peer.url).read_points(points)] == [0, 0]
+            assert len(peer.requests) - before == reads
+        pool.unit(peer.url).write(points[0], 9)
+        assert pool.unit(peer.url).read(points[0]) == 9

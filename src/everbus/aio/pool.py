@@ -13,6 +13,7 @@ from everbus.aio.unit import AsyncRequests
 from everbus.client.endpoint import Endpoint, parse_endpoint
 from everbus.client.pool_core import Action, Grant, PoolCore, PoolOptions, PoolStatistics, Refused, Wait, Wake
 from everbus.errors import PoolExhaustedError
+from everbus.maps.planner import HoleMap
 from everbus.protocol.pdu.base import Request, Response
 from everbus.protocol.values import check_unit
 
@@ -41,6 +42,7 @@ class AsyncPool:
         self._core = PoolCore(options)
         self._wait_s = wait_s
         self._keywords = client
+        self._holes: dict[Endpoint, HoleMap] = {}
         AsyncClient("tcp://127.0.0.1", **client)  # what cannot work is refused here and not at the first call
         self._clients: dict[int, AsyncClient] = {}
         self._waiting: dict[int, asyncio.Future[Grant | Refused]] = {}
@@ -98,11 +100,10 @@ class AsyncPool:
         try:
             return await future
         except asyncio.CancelledError:
-            if not future.done() or future.cancelled() or isinstance(future.result(), Grant):
+            granted = future.done() and not future.cancelled() and isinstance(future.result(), Grant)
+            if granted or self._waiting.pop(token, None) is not None:
                 self._carry_out(self._core.cancel(token, monotonic()))
             raise
-        finally:
-            self._waiting.pop(token, None)
 
     async def _prepared(self, grant: Grant, endpoint: Endpoint) -> AsyncClient:
         """The client of a grant, connected."""
@@ -122,9 +123,11 @@ class AsyncPool:
     def _carry_out(self, actions: list[Action]) -> None:
         for action in actions:
             if isinstance(action, Wake):
-                future = self._waiting.get(action.token)
-                if future is not None and not future.done():
+                future = self._waiting.pop(action.token)
+                if not future.done():
                     future.set_result(action.outcome)
+                elif isinstance(action.outcome, Grant):  # its user was cancelled and does not know it yet
+                    self._carry_out(self._core.cancel(action.token, monotonic()))
             elif (client := self._clients.pop(action.link, None)) is not None:
                 task = asyncio.get_running_loop().create_task(client.close())
                 self._closing.add(task)
@@ -150,6 +153,10 @@ class AsyncPool:
         if self._closing:
             await asyncio.wait(tuple(self._closing))
 
+    def holes_of(self, endpoint: Endpoint) -> HoleMap:
+        """What reads of a device's points do not pass over."""
+        return self._holes.setdefault(endpoint, HoleMap())
+
     def statistics(self) -> PoolStatistics:
         """A snapshot of what it has and has done."""
         return self._core.statistics()
@@ -168,9 +175,13 @@ class AsyncPooledUnit(AsyncRequests):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.number} of {self._endpoint}>"
 
-    async def call(self, request: Request[R]) -> R:
+    @property
+    def holes(self) -> HoleMap:
+        return self._pool.holes_of(self._endpoint)
+
+    async def _ask(self, request: Request[R], unit: int) -> R:
         async with self._pool.client(self._endpoint) as client:
-            return await client.call(request, self.number)
+            return await client.call(request, unit)
 
 
 _WHY = {

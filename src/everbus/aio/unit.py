@@ -5,10 +5,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from everbus.errors import InvalidRequestError, MismatchError
+from everbus.errors import (
+    ConnectError,
+    InvalidRequestError,
+    MismatchError,
+    ModbusTimeoutError,
+    NetworkError,
+    PeerError,
+)
+from everbus.maps.datatypes import Scalar, Value
+from everbus.maps.planner import HoleMap, Reading, ReadLimits, ReadPlan
+from everbus.maps.points import Point
+from everbus.maps.requests import write_request
 from everbus.protocol.pdu.base import Request, Response
 from everbus.protocol.pdu.bits import (
     ReadCoilsRequest,
@@ -71,9 +82,59 @@ class AsyncRequests:
     number: int
     """The unit identifier, 0..255."""
 
+    async def _ask(self, request: Request[R], unit: int) -> R:
+        raise NotImplementedError  # pragma: no cover
+
+    @property
+    def holes(self) -> HoleMap:
+        """What reads of points do not pass over: learned from refusals, or declared by you."""
+        raise NotImplementedError  # pragma: no cover
+
     async def call(self, request: Request[R]) -> R:
         """Make any request, custom ones included; return its response."""
-        raise NotImplementedError  # pragma: no cover
+        return await self._ask(request, self.number)
+
+    # Points
+
+    async def read(self, point: Point) -> Value:
+        """Read a point; return its value, None where the device says "not available".
+
+        Raises:
+            PeerError: what is there cannot be a value of the point's type, and as above.
+        """
+        (reading,) = await self.read_points([point])
+        return reading.result()
+
+    async def read_points(self, points: Iterable[Point], *, limits: ReadLimits | None = None) -> list[Reading]:
+        """Read many points with few requests; what cannot be read has its error in its reading.
+
+        A block that the device refuses is read in smaller ones, and the hole in it remembered. Points
+        with a unit of their own are asked of that one.
+
+        Args:
+            points: in the order of the readings.
+            limits: how points are merged.
+
+        Raises:
+            ConnectError: the device cannot be reached.
+        """
+        plan = ReadPlan(points, unit=self.number, holes=self.holes, limits=limits)
+        for block in plan:
+            try:
+                plan.answered(block, await self._ask(block.request, block.unit))
+            except ConnectError:
+                raise
+            except (PeerError, NetworkError, ModbusTimeoutError) as error:
+                plan.failed(block, error)
+        return plan.readings()
+
+    async def write(self, point: Point, value: Value | Sequence[Scalar]) -> None:
+        """Write a value to a point of the coils or holding registers, with one request.
+
+        Raises:
+            InvalidRequestError: the value does not fit, or the table is only read; nothing was sent.
+        """
+        await self._ask(write_request(point, value), self.number if point.unit is None else point.unit)
 
     # Bits
 
@@ -215,8 +276,12 @@ class AsyncUnit(AsyncRequests):
         """A connection is up, as far as anybody can know."""
         return self._client.connected
 
-    async def call(self, request: Request[R]) -> R:
-        return await self._client.call(request, self.number)
+    async def _ask(self, request: Request[R], unit: int) -> R:
+        return await self._client.call(request, unit)
+
+    @property
+    def holes(self) -> HoleMap:
+        return self._client.holes
 
     # The link, for code written for modbus-connection
 

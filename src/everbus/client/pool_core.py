@@ -53,12 +53,12 @@ class PoolOptions:
             value = getattr(self, name)
             if type(value) is not int or value < least:
                 raise ConfigurationError(f"{name} is a whole number of at least {least}, not {value!r}")
-        if not 0 < self.idle_timeout_s < inf:
-            raise ConfigurationError(f"idle_timeout_s is a time above 0 s, not {self.idle_timeout_s!r}")
-        if self.max_lifetime_s is not None and not 0 < self.max_lifetime_s < inf:
-            raise ConfigurationError(f"max_lifetime_s is a time above 0 s, or None, not {self.max_lifetime_s!r}")
-        if not 0 <= self.check_after_s < inf:
-            raise ConfigurationError(f"check_after_s is a time, 0 s or more, not {self.check_after_s!r}")
+        times = {"idle_timeout_s": "above 0 s", "max_lifetime_s": "above 0 s, or None", "check_after_s": "from 0 s on"}
+        for name, what in times.items():
+            value = getattr(self, name)
+            fits = type(value) in (int, float) and 0 <= value < inf and (value > 0 or name == "check_after_s")
+            if not fits and not (value is None and name == "max_lifetime_s"):
+                raise ConfigurationError(f"{name} is a time {what}, not {value!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,7 @@ class PoolStatistics:
         timed_out: users whose deadline passed before a link was free.
         refused: users turned away: the queue was full, or the pool closed.
         cancelled: users that left the queue by themselves.
-        wait_s: time in the queue of all who left it, in total.
+        wait_s, longest_wait_s: time in the queue of all who left it: in total, and of the one who waited longest.
     """
 
     links: int
@@ -142,6 +142,7 @@ class PoolStatistics:
     refused: int
     cancelled: int
     wait_s: float
+    longest_wait_s: float
 
     @property
     def discarded_unclean(self) -> int:
@@ -194,7 +195,7 @@ class PoolCore:
         self._closed = False
         self._closed_by_reason: Counter[CloseReason] = Counter()
         self._peak = self._opened = self._granted = self._timed_out = self._refused = self._cancelled = 0
-        self._wait_s = 0.0
+        self._wait_s = self._longest_wait_s = 0.0
 
     def acquire(self, key: Hashable, now: float, deadline: float) -> tuple[Grant | Wait | Refused, list[Action]]:
         """Ask for a link to the endpoint ``key``; at ``deadline`` a wait ends. The actions come before the grant."""
@@ -233,17 +234,16 @@ class PoolCore:
     def replace(self, token: int, now: float) -> tuple[Grant | Refused, list[Action]]:
         """The link of this token is of no use: open another one instead, without a wait.
 
-        The token stays in force, unless the pool was closed meanwhile: then this ends it.
+        The token stays in force; once the pool is closed it keeps the link it has, to be released.
 
         Raises:
             UsageError: the token has no link.
         """
         link = self._lent_to(token)
         actions = self.expire(now)
-        self._drop(link, "stale" if link.opened_at < inf else "connect", actions)
         if self._closed:
-            del self._lent[token]
             return Refused("closed"), actions
+        self._drop(link, "stale" if link.opened_at < inf else "connect", actions)
         self._lent[token] = new = self._new_link(link.endpoint)
         return Grant(token, new.number, "open"), actions
 
@@ -331,6 +331,7 @@ class PoolCore:
             refused=self._refused,
             cancelled=self._cancelled,
             wait_s=self._wait_s,
+            longest_wait_s=self._longest_wait_s,
         )
 
     @property
@@ -386,7 +387,9 @@ class PoolCore:
     def _leave(self, token: int, now: float) -> _Endpoint:
         waiter = self._waiters.pop(token)
         del waiter.endpoint.waiters[token]
-        self._wait_s += now - waiter.since
+        waited_s = now - waiter.since
+        self._wait_s += waited_s
+        self._longest_wait_s = max(self._longest_wait_s, waited_s)
         return waiter.endpoint
 
     def _forget(self, endpoint: _Endpoint) -> None:

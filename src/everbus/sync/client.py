@@ -12,6 +12,7 @@ from everbus.client.endpoint import Endpoint, parse_endpoint
 from everbus.client.exchange import Exchange
 from everbus.client.health import ClientStatistics, Health
 from everbus.client.options import ClientOptions
+from everbus.maps.planner import HoleMap
 from everbus.protocol.client_session import Matching
 from everbus.protocol.pdu.base import Request, Response
 from everbus.protocol.pdu.table import PUBLIC, FunctionTable
@@ -82,6 +83,8 @@ class Client:
             table=table,
         )
         """Its bounds."""
+        self.holes: HoleMap = HoleMap()
+        """What reads of points do not pass over: learned from refusals, or declared by you."""
         self._health = Health()
         self._driver = Driver(self.endpoint, self.options, self._health)
         self._exchange = Exchange(str(self.endpoint), self.options, monotonic, self._health)

@@ -12,6 +12,7 @@ from typing import Any, Self, TypeVar
 from everbus.client.endpoint import Endpoint, parse_endpoint
 from everbus.client.pool_core import Action, Grant, PoolCore, PoolOptions, PoolStatistics, Refused, Wait, Wake
 from everbus.errors import PoolExhaustedError
+from everbus.maps.planner import HoleMap
 from everbus.protocol.pdu.base import Request, Response
 from everbus.protocol.values import check_unit
 from everbus.sync.client import Client
@@ -43,6 +44,7 @@ class Pool:
         self._options = options
         self._wait_s = wait_s
         self._keywords = client
+        self._holes: dict[Endpoint, HoleMap] = {}
         Client("tcp://127.0.0.1", **client)  # what cannot work is refused here and not at the first call
         self._begin()
 
@@ -112,8 +114,7 @@ class Pool:
                     self._news.wait(max(0.0, deadline - monotonic()))
                     closing += self._carry_out(self._core.expire(monotonic()))
             finally:
-                if outcome is None:  # Ctrl-C
-                    self._outcomes.pop(token, None)
+                if outcome is None and not isinstance(self._outcomes.pop(token, None), Refused):  # Ctrl-C
                     closing += self._carry_out(self._core.cancel(token, monotonic()))
         _close(closing)
         return outcome
@@ -155,6 +156,10 @@ class Pool:
             closing = self._carry_out(self._core.close(monotonic()))
         _close(closing)
 
+    def holes_of(self, endpoint: Endpoint) -> HoleMap:
+        """What reads of a device's points do not pass over."""
+        return self._holes.setdefault(endpoint, HoleMap())
+
     def statistics(self) -> PoolStatistics:
         """A snapshot of what it has and has done."""
         with self._news:
@@ -174,9 +179,13 @@ class PooledUnit(Requests):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.number} of {self._endpoint}>"
 
-    def call(self, request: Request[R]) -> R:
+    @property
+    def holes(self) -> HoleMap:
+        return self._pool.holes_of(self._endpoint)
+
+    def _ask(self, request: Request[R], unit: int) -> R:
         with self._pool.client(self._endpoint) as client:
-            return client.call(request, self.number)
+            return client.call(request, unit)
 
 
 _WHY = {

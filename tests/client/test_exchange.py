@@ -157,9 +157,9 @@ def test_what_cannot_be_sent_asks_for_nothing(unit: int, request_: ReadHoldingRe
 
 def test_somebody_may_know_that_the_device_is_slow() -> None:
     bench = Bench(timeout_s=3.0, retries=0)
-    bench.exchange.least_timeout_s = 8.0
+    bench.exchange.require_timeout(8.0)
     assert next(bench.exchange.script(1, READ)) == Link(1, 108.0)
-    bench.exchange.least_timeout_s = 1.0
+    bench.exchange.require_timeout(1.0)
     assert next(bench.exchange.script(1, READ)) == Link(1, 103.0)
 
 

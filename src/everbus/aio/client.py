@@ -194,7 +194,7 @@ class AsyncClient:
 
     def require_timeout(self, seconds: float | None) -> None:
         """Give every call at least so long; None takes it back."""
-        self._exchange.least_timeout_s = seconds or 0.0
+        self._exchange.require_timeout(seconds or 0.0)
 
     def require_connect_delay(self, seconds: float | None) -> None:
         """Leave a new connection alone for at least so long; None changes nothing."""

@@ -87,15 +87,18 @@ class Exchange:
         health: is told of every attempt.
     """
 
-    __slots__ = ("_clock", "_health", "_options", "_peer", "least_timeout_s")
+    __slots__ = ("_clock", "_health", "_options", "_peer", "_timeout_s")
 
     def __init__(self, peer: str, options: ClientOptions, clock: Callable[[], float], health: Health) -> None:
         self._peer = peer
         self._options = options
         self._clock = clock
         self._health = health
-        self.least_timeout_s: float = 0.0
-        """A longer deadline than the options': somebody knows that the device is slow."""
+        self._timeout_s = options.timeout_s
+
+    def require_timeout(self, least_s: float) -> None:
+        """A longer deadline than the options', as somebody knows that the device is slow; 0 takes it back."""
+        self._timeout_s = max(self._options.timeout_s, least_s)
 
     def script(self, unit: int, request: AnyRequest) -> Script:
         """The script of one call; it returns the response.
@@ -115,7 +118,7 @@ class Exchange:
         health = self._health
         health.calls += 1
         started = self._clock()
-        timeout_s = max(self._options.timeout_s, self.least_timeout_s)
+        timeout_s = self._timeout_s
         attempt_s = timeout_s / (self._options.retries + 1)
         deadline = started + timeout_s
         attempts = 0

@@ -222,8 +222,12 @@ class ClientSession:
         """
         if pdu is None:
             pdu = encode_request(request)
-        transaction = self._allocate()
-        self._open[transaction] = (check_unit(unit), request)
+        transaction = self._next
+        if self._exact and transaction not in self._open and transaction not in self._stale:
+            self._next = (transaction + 1) % _TRANSACTIONS
+        else:
+            transaction = self._allocate()
+        self._open[transaction] = (unit if 0 <= unit <= 0xFF else check_unit(unit), request)
         self._submitted += 1
         return transaction, self._framer.encode(unit, pdu, transaction)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import select
 import socket
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
 from typing import Any, Final
@@ -62,7 +63,7 @@ class Link:
         self.session: ClientSession = session
         self._endpoint = endpoint
         self._socket = sock
-        self._readable = _Wait(sock, for_writing=False)
+        self._readable = _waiter(sock)
         self._error: Exception | None = None
         self.last_used: float = monotonic()
         """When something last arrived."""
@@ -74,7 +75,7 @@ class Link:
     @property
     def usable(self) -> bool:
         """It is up, as far as it is known, and its bytes can be trusted."""
-        return not (self.reason or self.lost or self.session.broken or self.session.fault)
+        return not (self.reason or self.lost or self.session.broken)
 
     def ask(self, transaction: int, data: bytes, until: float) -> Completion | None:
         """Send a request and wait for its end; None: not in time, or nobody answers it.
@@ -97,7 +98,7 @@ class Link:
     def _read(self, within_s: float) -> list[Completion]:
         """What ends with what arrives within the time."""
         try:
-            if not self._readable(within_s):
+            if not self._readable(within_s * 1000):
                 return _NOTHING
             data = self._socket.recv(_RECEIVE_BYTES)
         except (BlockingIOError, InterruptedError):
@@ -137,7 +138,7 @@ class Link:
 
     def _send_rest(self, data: bytes, until: float) -> int:
         try:
-            if _Wait(self._socket, for_writing=True)(max(0.0, until - monotonic())):
+            if _waiter(self._socket, for_writing=True)(max(0.0, until - monotonic()) * 1000):
                 return self._socket.send(data)
         except (BlockingIOError, InterruptedError):
             return 0
@@ -200,9 +201,9 @@ class SharedLink(Link):
                 self._done.pop(transaction, None)
 
     def _read_for_all(self, within_s: float) -> None:
-        ready = True
+        ready: object = True
         try:
-            ready = self._readable(within_s)
+            ready = self._readable(within_s * 1000)
         except (OSError, ValueError):
             pass  # reading will tell
         finally:
@@ -214,24 +215,15 @@ class SharedLink(Link):
                 self._news.notify_all()
 
 
-class _Wait:
-    """Waits until a socket is ready; tells whether it is."""
-
-    __slots__ = ("_poll", "_socket", "_writing")
-
-    def __init__(self, sock: socket.socket, *, for_writing: bool) -> None:
-        self._socket = sock
-        self._writing = for_writing
-        self._poll = None
-        if hasattr(select, "poll"):
-            self._poll = select.poll()
-            self._poll.register(sock.fileno(), select.POLLOUT if for_writing else select.POLLIN)
-
-    def __call__(self, within_s: float) -> bool:
-        if self._poll is not None:
-            return bool(self._poll.poll(within_s * 1000))
-        ready = select.select(*(([], [self._socket], []) if self._writing else ([self._socket], [], [])), within_s)
-        return any(ready)
+def _waiter(sock: socket.socket, *, for_writing: bool = False) -> Callable[[float], object]:
+    """A function that waits so many milliseconds until a socket is ready; what it returns is false if it is not."""
+    if hasattr(select, "poll"):
+        poll = select.poll()
+        poll.register(sock.fileno(), select.POLLOUT if for_writing else select.POLLIN)
+        return poll.poll
+    socks = [sock]
+    reading, writing = ([], socks) if for_writing else (socks, [])
+    return lambda within_ms: any(select.select(reading, writing, [], within_ms / 1000))
 
 
 def open_socket(endpoint: Endpoint, source: str, until: float) -> socket.socket:

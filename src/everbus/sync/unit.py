@@ -140,57 +140,57 @@ class Requests:
 
     def read_coils(self, address: int, count: int) -> list[bool]:
         """Read 1 to 2000 coils (AP 6.1, function 01)."""
-        response = self.call(ReadCoilsRequest(address, count))
+        response = self._ask(ReadCoilsRequest(address, count), self.number)
         return response.bits[:count]
 
     def read_discrete_inputs(self, address: int, count: int) -> list[bool]:
         """Read 1 to 2000 discrete inputs (AP 6.2, function 02)."""
-        response = self.call(ReadDiscreteInputsRequest(address, count))
+        response = self._ask(ReadDiscreteInputsRequest(address, count), self.number)
         return response.bits[:count]
 
     def write_coil(self, address: int, value: bool) -> None:
         """Set one coil (AP 6.5, function 05). Not repeated unless ``retry_writes`` says so, as all writes."""
-        self.call(WriteSingleCoilRequest.of(address, value))
+        self._ask(WriteSingleCoilRequest.of(address, value), self.number)
 
     def write_coils(self, address: int, values: Sequence[bool]) -> None:
         """Set 1 to 1968 coils (AP 6.11, function 0F)."""
-        self.call(WriteMultipleCoilsRequest.of(address, values))
+        self._ask(WriteMultipleCoilsRequest.of(address, values), self.number)
 
     # Registers
 
     def read_holding_registers(self, address: int, count: int) -> list[int]:
         """Read 1 to 125 holding registers (AP 6.3, function 03)."""
-        response = self.call(ReadHoldingRegistersRequest(address, count))
+        response = self._ask(ReadHoldingRegistersRequest(address, count), self.number)
         return response.registers
 
     def read_input_registers(self, address: int, count: int) -> list[int]:
         """Read 1 to 125 input registers (AP 6.4, function 04)."""
-        response = self.call(ReadInputRegistersRequest(address, count))
+        response = self._ask(ReadInputRegistersRequest(address, count), self.number)
         return response.registers
 
     def write_register(self, address: int, value: int) -> None:
         """Set one holding register (AP 6.6, function 06)."""
-        self.call(WriteSingleRegisterRequest(address, value))
+        self._ask(WriteSingleRegisterRequest(address, value), self.number)
 
     def write_registers(self, address: int, values: Sequence[int]) -> None:
         """Set 1 to 123 holding registers (AP 6.12, function 10)."""
-        self.call(WriteMultipleRegistersRequest.of(address, values))
+        self._ask(WriteMultipleRegistersRequest.of(address, values), self.number)
 
     def mask_write_register(self, address: int, and_mask: int, or_mask: int) -> None:
         """Set a register to ``(old AND and_mask) OR (or_mask AND NOT and_mask)`` (AP 6.16, function 16)."""
-        self.call(MaskWriteRegisterRequest(address, and_mask, or_mask))
+        self._ask(MaskWriteRegisterRequest(address, and_mask, or_mask), self.number)
 
     def read_write_registers(
         self, read_address: int, read_count: int, write_address: int, write_values: Sequence[int]
     ) -> list[int]:
         """Set 1 to 121 registers, then read 1 to 125, in one go (AP 6.17, function 17)."""
         request = ReadWriteMultipleRegistersRequest.of(read_address, read_count, write_address, write_values)
-        response = self.call(request)
+        response = self._ask(request, self.number)
         return response.registers
 
     def read_fifo_queue(self, address: int) -> list[int]:
         """Read the queue that a pointer register names, up to 31 registers (AP 6.18, function 18)."""
-        response = self.call(ReadFifoQueueRequest(address))
+        response = self._ask(ReadFifoQueueRequest(address), self.number)
         return response.registers
 
     # Files
@@ -198,24 +198,24 @@ class Requests:
     def read_file_record(self, file: int, record: int, length: int) -> list[int]:
         """Read ``length`` records of a file, 1..65535, from ``record`` on, 0..9999 (AP 6.14, function 14)."""
         request = ReadFileRecordRequest([FileGroup(file, record, length)])
-        response = self.call(request)
+        response = self._ask(request, self.number)
         return unpack_registers(response.groups[0])
 
     def write_file_record(self, file: int, record: int, values: Sequence[int]) -> None:
         """Write records of a file (AP 6.15, function 15)."""
         group = FileGroup(file, record, len(values), pack_registers(values))
-        self.call(WriteFileRecordRequest([group]))
+        self._ask(WriteFileRecordRequest([group]), self.number)
 
     # The device itself
 
     def read_exception_status(self) -> int:
         """Eight status bits that the device defines, 0..255 (AP 6.7, function 07)."""
-        response = self.call(ReadExceptionStatusRequest())
+        response = self._ask(ReadExceptionStatusRequest(), self.number)
         return response.status
 
     def report_server_id(self) -> bytes:
         """What the device says of itself, run status included where it has one (AP 6.13, function 11)."""
-        response = self.call(ReportServerIdRequest())
+        response = self._ask(ReportServerIdRequest(), self.number)
         return response.data
 
     def diagnostics(self, sub_function: int, data: int = 0) -> int:
@@ -223,17 +223,17 @@ class Requests:
         if not 0 <= data <= 0xFFFF:
             raise InvalidRequestError(f"data {data} is outside 0..65535; it was not sent")
         request = DiagnosticsRequest(sub_function, data.to_bytes(2, "big"))
-        response = self.call(request)
+        response = self._ask(request, self.number)
         return int.from_bytes(response.data[:2], "big")
 
     def get_comm_event_counter(self) -> tuple[bool, int]:
         """Whether a program command is still being processed, and the event count (AP 6.9, function 0B)."""
-        response = self.call(GetCommEventCounterRequest())
+        response = self._ask(GetCommEventCounterRequest(), self.number)
         return response.status == _BUSY_STATUS, response.event_count
 
     def get_comm_event_log(self) -> bytes:
         """Up to 64 event bytes, the latest first (AP 6.10, function 0C)."""
-        response = self.call(GetCommEventLogRequest())
+        response = self._ask(GetCommEventLogRequest(), self.number)
         return response.events
 
     def read_device_identification(self, read_code: int = 1) -> dict[int, bytes]:
@@ -248,7 +248,7 @@ class Requests:
         found: dict[int, bytes] = {}
         object_id = 0
         while True:
-            response = self.call(ReadDeviceIdentificationRequest(read_code, object_id))
+            response = self._ask(ReadDeviceIdentificationRequest(read_code, object_id), self.number)
             assert isinstance(response, ReadDeviceIdentificationResponse)
             found.update(response.objects)
             if not response.more_follows:

@@ -20,7 +20,7 @@ PYTHON = $(shell for python in python3.11 python3.12 python3.13 python3 python; 
 	"$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
 	&& { echo "$$python"; exit; }; done)
 
-.PHONY: help serve test quick lint types format others suite coverage bench bench-quick soak fuzz figures pins clean
+.PHONY: help serve test quick lint types format others suite coverage bench bench-quick bench-clients soak fuzz figures pins clean
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -79,6 +79,9 @@ bench: $(DEV)  ## everbus beside its peers, on a quiet machine; kept in bench/re
 
 bench-quick: $(DEV)  ## The same in two minutes, nothing kept
 	$(BIN)/python -m bench --quick
+
+bench-clients: $(DEV)  ## The clients beside their peers, on a server in C; nothing is kept
+	$(BIN)/python -m bench --clients
 
 soak: $(DEV)  ## Ten minutes of every abuse at random on everbus serve; the report goes to docs/soak
 	@mkdir -p docs/soak .venvs/soak

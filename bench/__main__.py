@@ -6,19 +6,21 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from bench import tables
+from bench.client_rounds import measure_clients, measure_command
 from bench.hotpath import profile
 from bench.plots import draw
-from bench.reach import PROMISES
+from bench.reach import CLIENT_PROMISES, PROMISES, Promise
 from bench.rounds import Plan, measure
 from everbus.resources import raise_descriptor_limit
 
 RESULTS: Final = Path(__file__).resolve().parent / "results"
 _DESCRIPTORS: Final = 10_000 + 1000
-_QUICK: Final = Plan(rounds=5, seconds=0.12)
+_QUICK: Final = Plan(rounds=5, seconds=0.12, client_rounds=2, client_seconds=0.15)
 
 
 def keep(document: dict[str, Any], folder: Path) -> None:
@@ -29,6 +31,11 @@ def keep(document: dict[str, Any], folder: Path) -> None:
     draw(document, folder)
 
 
+def _missed(document: dict[str, Any], promised: Sequence[Promise]) -> int:
+    """The exit code: whether something that is promised was not reached."""
+    return 1 if any(promise.verdict(document) == "MISSED" for promise in promised) else 0
+
+
 def main() -> int:
     """Do what was asked; 1 when a promise is missed by a whole run."""
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
@@ -37,6 +44,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=Plan().seconds, help="of each round")
     parser.add_argument("--results", type=Path, default=RESULTS, help="the folder that a whole run is kept in")
     parser.add_argument("--profile", action="store_true", help="only profile the hot path")
+    parser.add_argument("--clients", action="store_true", help="only the clients, on the C floor; nothing is kept")
     options = parser.parse_args()
     begin = time.monotonic()
 
@@ -47,7 +55,12 @@ def main() -> int:
         print(profile(10))
         return 0
     raise_descriptor_limit(_DESCRIPTORS)  # what is started here inherits it
-    document = measure(_QUICK if options.quick else Plan(options.rounds, options.seconds), say)
+    plan = _QUICK if options.quick else Plan(options.rounds, options.seconds)
+    if options.clients:
+        found = {"clients": measure_clients(plan, say), "command": measure_command(plan, say)}
+        print(tables.clients(found))
+        return _missed(found, CLIENT_PROMISES)
+    document = measure(plan, say)
     print(tables.everything(document))
     if not options.quick:
         keep(document, options.results)
@@ -57,7 +70,7 @@ def main() -> int:
     if options.quick:
         return 0
     (options.results / "profile.txt").write_text(hot, encoding="utf-8")
-    return 1 if any(promise.verdict(document) == "MISSED" for promise in PROMISES) else 0
+    return _missed(document, PROMISES)
 
 
 if __name__ == "__main__":

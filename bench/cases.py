@@ -1,11 +1,23 @@
-"""What the servers are asked."""
+"""What the servers are asked, and what the clients ask."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["CASES", "CHURN_CONNECTIONS", "IDLE_CONNECTIONS", "Case"]
+from bench.clients.harness import CLIENTS, GATHERED, THREADS
+
+__all__ = [
+    "CASES",
+    "CHURN_CONNECTIONS",
+    "CLIENT_CASES",
+    "GATHERED_READS",
+    "IDLE_CONNECTIONS",
+    "SEQUENTIAL_ASYNC",
+    "SEQUENTIAL_SYNC",
+    "Case",
+    "ClientCase",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,3 +68,40 @@ CHURN_CONNECTIONS: Final = 50
 """Connect, read, close: so many at a time."""
 
 IDLE_CONNECTIONS: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class ClientCase:
+    """Reads of 10 registers.
+
+    Args:
+        kind: ``async`` or ``sync``.
+        mode: as the head of ``bench/clients/harness.py`` has it.
+        words: for people.
+    """
+
+    kind: str
+    mode: str
+    words: str
+
+    @property
+    def name(self) -> str:
+        """Its key in the results."""
+        return f"{self.kind}-{self.mode}"
+
+    @property
+    def title(self) -> str:
+        """Words for people."""
+        return f"{self.kind}, {self.words}"
+
+
+GATHERED_READS: Final = ClientCase("async", "gathered", f"1 connection, {GATHERED} reads gathered")
+SEQUENTIAL_ASYNC: Final = ClientCase("async", "sequential", "1 connection, one read after another")
+SEQUENTIAL_SYNC: Final = ClientCase("sync", "sequential", "1 connection, one read after another")
+CLIENT_CASES: Final = (
+    GATHERED_READS,
+    SEQUENTIAL_ASYNC,
+    ClientCase("async", "many", f"{CLIENTS} clients, each one read after another"),
+    SEQUENTIAL_SYNC,
+    ClientCase("sync", "threads", f"{THREADS} threads, a client each"),
+)

@@ -18,12 +18,26 @@ from bench.cases import IDLE_CONNECTIONS
 from bench.programs import floor_server, libmodbus_server
 from tools.environments import PYMODBUS, PYMODBUSTCP, TMODBUS, environment, newer_python
 
-__all__ = ["FLOOR", "OWN", "OWN_UVLOOP", "Contender", "Server", "contenders", "free_port", "own", "running"]
+__all__ = [
+    "FLOOR",
+    "OWN",
+    "OWN_UVLOOP",
+    "RAW",
+    "TMODBUS_BARE",
+    "Contender",
+    "Server",
+    "contenders",
+    "free_port",
+    "own",
+    "running",
+]
 
 OWN: Final = "everbus"
 OWN_UVLOOP: Final = "everbus, uvloop"
 FLOOR: Final = "C floor"
 LIBMODBUS: Final = "libmodbus"
+RAW: Final = "raw socket"
+TMODBUS_BARE: Final = f"{TMODBUS}, bare transport"
 
 _PEERS: Final = Path(__file__).resolve().parent / "peers"
 _START_S: Final = 20.0

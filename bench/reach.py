@@ -6,11 +6,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from bench.cases import CHURN_CONNECTIONS, IDLE_CONNECTIONS, Case
-from bench.contenders import FLOOR, OWN
+from bench.cases import (
+    CHURN_CONNECTIONS,
+    GATHERED_READS,
+    IDLE_CONNECTIONS,
+    SEQUENTIAL_ASYNC,
+    SEQUENTIAL_SYNC,
+    Case,
+    ClientCase,
+)
+from bench.contenders import FLOOR, OWN, RAW
 from tools.environments import PYMODBUS, TMODBUS
 
-__all__ = ["PROMISES", "Promise", "per_s", "ratio"]
+__all__ = ["CLIENT_PROMISES", "PROMISES", "Promise", "client_ratio", "per_s", "ratio"]
 
 Document = dict[str, Any]
 
@@ -27,6 +35,13 @@ def ratio(document: Document, case: Case, peer: str, name: str = OWN) -> float |
     return ours / theirs if ours and theirs else None
 
 
+def client_ratio(document: Document, case: ClientCase, peer: str) -> float | None:
+    """How many times the reads a second of a peer our client reaches; None if one of them took no part."""
+    found = document["clients"].get(case.name, {})
+    ours, theirs = (found.get(name) for name in (OWN, peer))
+    return ours["median"]["per_s"] / theirs["median"]["per_s"] if ours and theirs else None
+
+
 def _churn(document: Document) -> float | None:
     ours, theirs = (document["churn"].get(name) for name in (OWN, PYMODBUS))
     return ours["median"]["per_s"] / theirs["median"]["per_s"] if ours and theirs else None
@@ -40,6 +55,11 @@ def _size(document: Document) -> float | None:
 def _idle(document: Document) -> float | None:
     cost = document["idle"][OWN].get("bytes_each")
     return cost / 1024 if cost is not None else None
+
+
+def _command(document: Document) -> float | None:
+    measured = document["command"]
+    return float(measured["median"]["cpu_ms"]) if measured else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +95,10 @@ def _against(case: Case, peer: str) -> Callable[[Document], float | None]:
     return lambda document: ratio(document, case, peer)
 
 
+def _client(case: ClientCase, peer: str) -> Callable[[Document], float | None]:
+    return lambda document: client_ratio(document, case, peer)
+
+
 _ONE: Final = Case(50, 1, "read", 10)
 _MANY: Final = Case(50, 16, "read", 10)
 _ALONE: Final = Case(1, 1, "read", 10)
@@ -89,4 +113,22 @@ PROMISES: Final = (
     Promise(f"connect, read, close, {CHURN_CONNECTIONS} at a time: rate against pymodbus", _churn, 1.25, 1.5),
     Promise("125 registers against 10: time of a request", _size, 1.3, 1.15, at_most=True),
     Promise(f"an idle connection among {IDLE_CONNECTIONS:,}: KiB", _idle, 4.0, 3.0, at_most=True),
+)
+
+CLIENT_PROMISES: Final = (
+    Promise(
+        "async client, 3000 reads gathered, 16 in flight: rate against pymodbus",
+        _client(GATHERED_READS, PYMODBUS),
+        5,
+        6.5,
+    ),
+    Promise("the same against tmodbus", _client(GATHERED_READS, TMODBUS), 3, 4),
+    Promise(
+        "async client, one read after another: rate against pymodbus", _client(SEQUENTIAL_ASYNC, PYMODBUS), 1.05, 1.2
+    ),
+    Promise(
+        "sync client, one read after another: rate against a raw socket", _client(SEQUENTIAL_SYNC, RAW), 0.90, 0.95
+    ),
+    Promise("the same against pymodbus", _client(SEQUENTIAL_SYNC, PYMODBUS), 1.0, 1.1),
+    Promise("`everbus read` of one register, start to exit: ms of processor time", _command, 150, 110, at_most=True),
 )

@@ -9,22 +9,33 @@ import statistics
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeVar
 
 from bench.cases import CASES, CHURN_CONNECTIONS, IDLE_CONNECTIONS
 from bench.contenders import Contender, Server, contenders, running
 from bench.programs import load_command, load_is_compiled
 from everbus import __version__
 
-__all__ = ["LoadFailedError", "Plan", "measure"]
+__all__ = ["LoadFailedError", "Plan", "Round", "Say", "interleaved", "measure", "medians", "processors"]
 
 Say = Callable[[str], None]
 Round = dict[str, float]
+
+
+class Named(Protocol):
+    """What takes turns."""
+
+    @property
+    def name(self) -> str:
+        """Its key in the results."""
+
+
+N = TypeVar("N", bound=Named)
 
 _IDLE_S: Final = 60.0
 
@@ -36,14 +47,18 @@ class Plan:
     Args:
         rounds: of each measurement with each server, 1 or more.
         seconds: of each round.
+        client_rounds: of each client, 1 or more.
+        client_seconds: of each of their rounds.
     """
 
     rounds: int = 5
     seconds: float = 1.0
+    client_rounds: int = 7
+    client_seconds: float = 0.3
 
 
 class LoadFailedError(Exception):
-    """A server gave a wrong answer, or none."""
+    """A server gave a wrong answer, or none; or a client did not read what is there."""
 
 
 def measure(plan: Plan, say: Say) -> dict[str, Any]:
@@ -54,7 +69,7 @@ def measure(plan: Plan, say: Say) -> dict[str, Any]:
         say: told what goes on, in a few words.
     """
     found, missing = contenders()
-    own_cpu, load_cpu = _processors()
+    own_cpu, load_cpu = processors()
     load = _Load(load_cpu)
     document: dict[str, Any] = {"about": _about(plan, load_cpu is not None), "missing": missing, "cases": {}}
     document["about"]["versions"] = {one.name: one.version() for one in found}
@@ -62,12 +77,12 @@ def measure(plan: Plan, say: Say) -> dict[str, Any]:
         servers = [stack.enter_context(running(contender, own_cpu)) for contender in found]
         for case in CASES:
             say(case.title)
-            document["cases"][case.name] = _interleaved(
-                plan, servers, partial(load.run, arguments=(*case.arguments, str(plan.seconds)))
+            document["cases"][case.name] = interleaved(
+                plan.rounds, servers, partial(load.run, arguments=(*case.arguments, str(plan.seconds)))
             )
         say(f"connect, read, close; {CHURN_CONNECTIONS} at a time")
-        document["churn"] = _interleaved(
-            plan, servers, partial(load.run, arguments=("churn", str(CHURN_CONNECTIONS), str(plan.seconds)))
+        document["churn"] = interleaved(
+            plan.rounds, servers, partial(load.run, arguments=("churn", str(CHURN_CONNECTIONS), str(plan.seconds)))
         )
     say("import and start")
     document["import"] = _starts(plan, [(one.name, one) for one in found if one.import_command], _import_s)
@@ -89,7 +104,7 @@ def _about(plan: Plan, pinned: bool) -> dict[str, Any]:
     }
 
 
-def _processors() -> tuple[int | None, int | None]:
+def processors() -> tuple[int | None, int | None]:
     """One for the servers, which take turns, and one for the load; none where there is only one.
 
     Left to itself the scheduler now and then puts both ends of one connection on one processor,
@@ -132,26 +147,25 @@ class _Load:
         return result
 
 
-def _interleaved(plan: Plan, servers: Sequence[Server], run: Callable[[Server], Round]) -> dict[str, Any]:
-    """Each server once a round; medians, and the rounds behind them."""
-    rounds: dict[str, list[Round]] = {server.name: [] for server in servers}
-    for _ in range(plan.rounds):
-        for server in servers:
-            rounds[server.name].append(run(server))
-    return {name: {"median": dict(_medians(values)), "rounds": values} for name, values in rounds.items()}
+def interleaved(count: int, taking_part: Sequence[N], run: Callable[[N], Round]) -> dict[str, Any]:
+    """Each once a round; medians, and the rounds behind them, by name."""
+    rounds: dict[str, list[Round]] = {one.name: [] for one in taking_part}
+    for _ in range(count):
+        for one in taking_part:
+            rounds[one.name].append(run(one))
+    return {name: {"median": medians(values), "rounds": values} for name, values in rounds.items()}
 
 
-def _medians(rounds: list[Round]) -> Iterator[tuple[str, float]]:
+def medians(rounds: Sequence[Round]) -> Round:
     """Of each figure; but of lost requests the most: one round with a loss is a loss."""
-    for key in rounds[0]:
-        middle = max if key == "lost" else statistics.median
-        yield key, round(middle(one[key] for one in rounds), 6)
+    middles = {key: max if key == "lost" else statistics.median for key in rounds[0]}
+    return {key: round(middle(one[key] for one in rounds), 6) for key, middle in middles.items()}
 
 
 def _starts(
     plan: Plan, found: list[tuple[str, Contender]], seconds: Callable[[Contender], float]
 ) -> dict[str, dict[str, Any]]:
-    """Like ``_interleaved``, for what has no server."""
+    """Like ``interleaved``, for what has no server."""
     rounds: dict[str, list[float]] = {name: [] for name, _ in found}
     for _ in range(plan.rounds):
         for name, contender in found:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from bench.cases import CASES, CHURN_CONNECTIONS, IDLE_CONNECTIONS, Case
+from bench.cases import CASES, CHURN_CONNECTIONS, CLIENT_CASES, IDLE_CONNECTIONS, Case
 from bench.contenders import OWN
-from bench.reach import PROMISES, per_s, ratio
+from bench.reach import CLIENT_PROMISES, PROMISES, Promise, client_ratio, per_s, ratio
 
-__all__ = ["about", "everything", "lost", "promises", "rates"]
+__all__ = ["about", "client_rates", "clients", "everything", "lost", "promises", "rates"]
 
 Document = dict[str, Any]
 
@@ -50,10 +50,10 @@ def _version(document: Document, name: str) -> str:
     return f"{shown(name)} ({said})" if said else ""
 
 
-def promises(document: Document) -> str:
+def promises(document: Document, promised: Sequence[Promise] = PROMISES) -> str:
     """What is promised and what this run shows."""
     rows = []
-    for promise in PROMISES:
+    for promise in promised:
         value = promise.value(document)
         bound = f"{'at most' if promise.at_most else 'at least'} {promise.bound:g}, aim {promise.aim:g}"
         rows.append([promise.what, "-" if value is None else f"{value:.2f}", bound, promise.verdict(document)])
@@ -118,6 +118,61 @@ def others(document: Document) -> str:
         row("from the command to the first answer, ms", "start", milliseconds),
     ]
     return table(["", *map(shown, names(document))], rows)
+
+
+def client_names(document: Document) -> list[str]:
+    """The clients that took part, in order."""
+    return list(dict.fromkeys(name for case in CLIENT_CASES for name in document["clients"].get(case.name, {})))
+
+
+def client_rates(document: Document) -> str:
+    """Reads a second."""
+
+    def cell(measured: dict[str, Any]) -> str:
+        return f"{measured['per_s']:,.0f}"
+
+    return client_figures(document, "clients: reads of 10 registers a second", cell)
+
+
+def client_figures(document: Document, head: str, cell: Callable[[dict[str, Any]], str]) -> str:
+    """Something of every case that has it."""
+    found = client_names(document)
+    rows = []
+    for case in CLIENT_CASES:
+        measured = document["clients"].get(case.name, {})
+        cells = [cell(measured[name]["median"]) if name in measured else "-" for name in found]
+        if set(cells) != {"-"}:
+            rows.append([case.title, *cells])
+    return table([head, *map(shown, found)], rows)
+
+
+def client_ratios(document: Document) -> str:
+    """The rate of our client as a multiple of each other's."""
+    peers = [name for name in client_names(document) if name != OWN]
+    rows = []
+    for case in CLIENT_CASES:
+        values = (client_ratio(document, case, peer) for peer in peers)
+        rows.append([case.title, *("-" if value is None else f"{value:.2f}" for value in values)])
+    return table(["everbus' client, times the rate of", *map(shown, peers)], rows)
+
+
+def clients(document: Document) -> str:
+    """All about the clients."""
+
+    def latency(measured: dict[str, Any]) -> str:
+        return f"{measured['p50_us']:,.0f} / {measured['p99_us']:,.0f}" if "p50_us" in measured else "-"
+
+    def cost(measured: dict[str, Any]) -> str:
+        return f"{measured['client_cpu_us']:.1f}"
+
+    parts = [
+        promises(document, CLIENT_PROMISES),
+        client_ratios(document),
+        client_rates(document),
+        client_figures(document, "clients: latency p50 / p99, µs", latency),
+        client_figures(document, "clients: processor time, µs a read", cost),
+    ]
+    return "\n\n".join(parts)
 
 
 def lost(document: Document) -> str:

@@ -16,13 +16,23 @@ from pathlib import Path
 
 from tools.pythons import SUPPORTED, find
 
-__all__ = ["PYMODBUS", "PYMODBUSTCP", "PYMODBUS_LEAKY", "TMODBUS", "environment", "newer_python", "node_modules"]
+__all__ = [
+    "PYMODBUS",
+    "PYMODBUSTCP",
+    "PYMODBUS_LEAKY",
+    "TMODBUS",
+    "UMODBUS",
+    "environment",
+    "newer_python",
+    "node_modules",
+]
 
 PYMODBUS = "pymodbus==3.16.1"
 PYMODBUS_LEAKY = "pymodbus==3.7.4"
 PYMODBUSTCP = "pyModbusTCP==0.3.1"
 TMODBUS = "tmodbus==1.1.0"
 """It needs Python 3.12 or later."""
+UMODBUS = "uModbus==1.0.4"
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / ".venvs"

@@ -8,7 +8,7 @@ import pytest
 
 from bench.__main__ import keep
 from bench.contenders import Server
-from bench.rounds import Plan, _interleaved, _Load
+from bench.rounds import _Load, interleaved
 from tests.bench.documents import made_up
 
 ONE, TWO = Server("one", 1, 1), Server("two", 2, 2)
@@ -22,7 +22,7 @@ def test_servers_take_turns_and_medians_are_kept() -> None:
         asked.append(server.name)
         return {"per_s": rates[server.name][asked.count(server.name) - 1], "lost": 0.0}
 
-    result = _interleaved(Plan(rounds=3), [ONE, TWO], run)
+    result = interleaved(3, [ONE, TWO], run)
     assert asked == ["one", "two"] * 3
     assert (result["one"]["median"]["per_s"], result["two"]["median"]["per_s"]) == (2.0, 20.0)
     assert [one["per_s"] for one in result["two"]["rounds"]] == [30.0, 10.0, 20.0]
@@ -30,7 +30,7 @@ def test_servers_take_turns_and_medians_are_kept() -> None:
 
 def test_one_round_with_a_loss_is_a_loss() -> None:
     lost = iter([0.0, 7.0, 0.0])
-    result = _interleaved(Plan(rounds=3), [ONE], lambda _: {"lost": next(lost)})
+    result = interleaved(3, [ONE], lambda _: {"lost": next(lost)})
     assert result["one"]["median"]["lost"] == 7.0
 
 

@@ -34,3 +34,23 @@ def test_the_machine_and_the_versions_are_named() -> None:
     said = tables.about(made_up())
     for part in ("2026-01-02", "m, 2 cores", "everbus (Python 3.11.7)", "everbus 1.0", "tmodbus 1.1.0 (Python 3.12.1)"):
         assert part in said
+
+
+def test_clients_have_ratios_rates_latencies_and_costs() -> None:
+    text = tables.clients(made_up())
+    gathered, sequential = "async, 1 connection, 3000 reads gathered", "sync, 1 connection, one read after another"
+    assert (
+        "| clients: reads of 10 registers a second | everbus | pymodbus 3.16.1 | tmodbus 1.1.0 | raw socket |" in text
+    )
+    assert f"| {gathered} | 6.00 | 4.00 | - |" in text
+    assert f"| {sequential} | 1.12 | - | 0.90 |" in text
+    assert f"| {gathered} | 60,000 | 10,000 | 15,000 | - |" in text
+    assert f"| {gathered} | - |" not in text
+    assert f"| {sequential} | 50 / 90 | 50 / 90 | - | 50 / 90 |" in text
+    assert f"| {sequential} | 40.2 | 40.2 | - | 40.2 |" in text
+
+
+def test_clients_that_were_not_measured_are_not_shown() -> None:
+    document = made_up()
+    document["clients"] = {}
+    assert "everbus | pymodbus" not in tables.clients(document)

@@ -136,6 +136,6 @@ def test_node_modules_that_failed_are_made_again(machine: Path) -> None:
     assert node_modules(source).is_dir()
 
 
-@pytest.mark.parametrize("name", ["PYMODBUS", "PYMODBUSTCP", "PYMODBUS_LEAKY", "TMODBUS"])
+@pytest.mark.parametrize("name", ["PYMODBUS", "PYMODBUSTCP", "PYMODBUS_LEAKY", "TMODBUS", "UMODBUS"])
 def test_every_requirement_is_pinned(name: str) -> None:
     assert len(getattr(environments, name).split("==")) == 2

@@ -323,6 +323,7 @@ def test_a_sentinel_that_is_no_raw_value_is_refused(kind: DataType, sentinel: fl
         (1e39, DataType.F32, {}, r"1e\+39 does not fit f32: it holds -3\.4028234663852886e\+38\.\."),
         (65520, DataType.F16, {}, r"65520 does not fit f16: it holds -65504\.0\.\.65504\.0"),
         (10**400, DataType.F64, {}, "does not fit f64"),
+        (1.7e308, DataType.F64, {"scale": 0.1}, r"1\.7e\+308 does not fit f64 with scale 0\.1"),
         (10000, DataType.BCD, {}, r"10000 does not fit bcd: it holds whole numbers of 0\.\.9999"),
         ("on", DataType.U16, {}, "'on' is not a number, as u16 is"),
         ([1], DataType.U16, {}, r"\[1\] is not a number"),

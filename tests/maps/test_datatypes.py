@@ -72,6 +72,7 @@ def test_a_format_knows_how_many_registers_it_takes(
         ({"type": DataType.F32, "labels": {1: "on"}}, "labels name whole numbers"),
         ({"type": DataType.BYTES, "sentinels": (0,)}, "a bytes has no sentinels"),
         ({"type": DataType.STRING, "encoding": "klingon"}, "encoding 'klingon' is not known"),
+        ({"type": DataType.STRING, "encoding": "utf\0"}, "is not known"),
     ],
 )
 def test_a_setting_that_cannot_work_is_refused(settings: dict[str, Any], message: str) -> None:

@@ -54,6 +54,7 @@ def test_a_point_is_read_back_from_its_text(point: Point) -> None:
         ("h@40/bool.3", Point(Table.HOLDING, 40, type=DataType.BOOL, bits=BitRange(3, 3)), "h@40/bool.3"),
         ("h@40/u16.4-7", Point(Table.HOLDING, 40, bits=BitRange(4, 7)), "h@40/u16.4-7"),
         ("ref:40001", Point(Table.HOLDING, 0), "h@0"),
+        ("2/i@ref:30010:2/u32", Point(Table.INPUT, 9, 2, type=DataType.U32, count=2), "2/i@9:2/u32"),
         (
             "7/REF:300010:2/f32:DCBA",
             Point(Table.INPUT, 9, 7, type=DataType.F32, count=2, order=DCBA),
@@ -75,6 +76,9 @@ def test_points_are_read_as_people_write_them(text: str, point: Point, short: st
         ("x@1", "'x' is not a table: it is c, d, i or h, .*; try h@100"),
         ("h@", "address '' is not a whole number; try"),
         ("h@a", "address 'a' is not a whole number; try"),
+        ("h@1_0", "address '1_0' is not a whole number; try"),
+        ("h@\u0663", "is not a whole number; try"),
+        ("h@ref:30001", "30001 is a reference number of input registers, not of holding registers"),
         ("h@70000", r"address 70000 is outside 0\.\.65535; try"),
         ("h@65535/f32", "2 items from address 65535 leave the table"),
         ("h@1:0", "count 0 is outside 1"),

@@ -216,6 +216,18 @@ def test_points_at_the_same_place_are_read_once_even_in_a_hole() -> None:
     assert [reading.error for reading in plan.readings()] == [NO_SUCH, NO_SUCH]
 
 
+def test_a_refused_block_is_not_cut_through_what_lies_at_the_same_place() -> None:
+    device = Device(holes={5})
+    device.drive(ReadPlan(points(*(f"h@5/u16.{bit}" for bit in range(16)), "h@6")))
+    assert device.asked == ["1/h@5:2", "1/h@5:1", "1/h@6:1"]
+
+
+@pytest.mark.parametrize("text", ["h@0/u64", "h@0:4/f64", "h@0:3/bcd"])
+def test_a_number_that_would_be_torn_is_refused(text: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"h@0.*: a value has [34] registers and one read 2: it would be torn"):
+        ReadPlan(points(text), limits=ReadLimits(max_registers=2))
+
+
 def test_blocks_that_follow_a_refusal_come_in_a_later_loop_too() -> None:
     plan = ReadPlan(points("h@0", "h@1"))
     (whole,) = list(plan)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import isfinite, nan
+from math import isfinite, isinf, nan
 from struct import pack, unpack
 from sys import float_info
 from typing import Any, Final
@@ -102,7 +102,10 @@ class _Number(Codec):
         if not isinstance(value, int | float):
             raise InvalidRequestError(f"{value!r} is not a number, as {self._kind} is")
         try:
-            raw = self._fitted(self._unscale(value))
+            number = self._unscale(value)
+            if isinf(number) and not isinf(value):
+                raise OverflowError(value)
+            raw = self._fitted(number)
         except (OverflowError, ValueError) as error:
             raise InvalidRequestError(f"{value!r} does not fit {self._kind}: {self._limits}") from error
         if raw in self._absent and self.format.bits is None:

@@ -220,5 +220,5 @@ class Format(_Compiled):
             raise ConfigurationError(f"a {self.type} has no sentinels")
         try:
             "".encode(self.encoding)
-        except LookupError as error:
+        except (LookupError, ValueError) as error:
             raise ConfigurationError(f"encoding {self.encoding!r} is not known, as utf-8 and latin-1 are") from error

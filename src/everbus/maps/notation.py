@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from everbus.errors import ConfigurationError, UsageError
@@ -11,6 +12,7 @@ from everbus.maps.points import Point, Table
 
 __all__ = ["parse_assignment", "parse_point", "parse_reference", "parse_value"]
 
+_WHOLE: Final = re.compile("[+-]?(0[xX][0-9a-fA-F]+|[0-9]+)")
 _EXAMPLES: Final = "h@100, i@0:10, 3/h@41/f32:CDAB, c@5, h@40/u16.3 or ref:40001"
 _BOOLS: Final = {
     "1": True,
@@ -28,8 +30,8 @@ def parse_point(text: str) -> Point:
     """Read a point: ``[unit/]table@address[:count][/type[.bits]][:order]``.
 
     The table is ``c``, ``d``, ``i`` or ``h``, or ``coil``, ``discrete``, ``input``, ``holding``. The
-    address is the 0-based PDU address; ``ref:40001`` in place of table and address is a reference
-    number, counted from 1, of five or six digits. Numbers may be hexadecimal, as 0x10. Bits are one
+    address is the 0-based PDU address; ``ref:40001`` in place of it, with or without the table, is a
+    reference number, counted from 1, of five or six digits. Numbers may be hexadecimal, as 0x10. Bits are one
     number or two, as in ``u16.3`` and ``u16.4-7``.
 
     Raises:
@@ -130,14 +132,17 @@ def _read(text: str) -> Point:
 
 def _place(text: str) -> tuple[Table, int, str]:
     """Table, address and the text of the count."""
-    if text[:4].lower() == "ref:":
-        number, _, count = text[4:].partition(":")
-        return *parse_reference(number), count
     name, at, rest = text.partition("@")
+    if (rest if at else text)[:4].lower() == "ref:":
+        number, _, count = (rest if at else text)[4:].partition(":")
+        table, address = parse_reference(number)
+        if at and Table(name) is not table:
+            raise ConfigurationError(f"{number} is a reference number of {table.item}s, not of {Table(name).item}s")
+        return table, address, count
     if not at:
         raise ConfigurationError("it names no table")
-    address, _, count = rest.partition(":")
-    return Table(name), _number("address", address), count
+    digits, _, count = rest.partition(":")
+    return Table(name), _number("address", digits), count
 
 
 def _order_behind(place: str) -> tuple[str, str, str]:
@@ -161,7 +166,9 @@ def _number(what: str, text: str) -> int:
 
 def _whole(text: str) -> int:
     """A whole number, decimal even with zeros in front, or hexadecimal behind 0x."""
-    return int(text, 16) if text.lower().lstrip("+-").startswith("0x") else int(text)
+    if not _WHOLE.fullmatch(text):
+        raise ValueError(text)
+    return int(text, 16) if "x" in text.lower() else int(text)
 
 
 def _scalar(point: Point, text: str) -> Scalar:

@@ -28,7 +28,7 @@ from everbus.errors import (
     ServerStateError,
     UsageError,
 )
-from everbus.maps.datatypes import Value
+from everbus.maps.datatypes import DataType, Value
 from everbus.maps.points import Point, Table
 from everbus.maps.requests import read_request
 from everbus.protocol.codes import MAX_READ_BITS, MAX_READ_REGISTERS, ExceptionCode
@@ -206,6 +206,7 @@ class ReadPlan:
 
     Raises:
         UsageError: ``unit`` is not one.
+        ConfigurationError: one number has more registers than ``limits`` allow in one read.
     """
 
     __slots__ = ("_data", "_errors", "_open", "_points", "_queue", "_splits", "_unit", "holes", "limits")
@@ -301,12 +302,14 @@ class ReadPlan:
             yield from self._merged(unit, table, sorted(of_table, key=_place))
 
     def _pieces(self, index: int, point: Point) -> Iterator[_Piece]:
-        """A point, cut between values if it is too large for one read; inside one only if there is no other way."""
+        """A point, cut between values if it is too large for one read; only text and bytes are cut inside."""
         items, most = point.range, self.limits.most(point.table)
         if items.count <= most:
             yield _Piece(index, 0, items)
             return
         size = items.count // point.values
+        if size > most and point.type not in (DataType.STRING, DataType.BYTES):
+            raise ConfigurationError(f"{point}: a value has {size} registers and one read {most}: it would be torn")
         step = most // size * size or most
         for part, start in enumerate(range(items.address, items.end, step)):
             yield _Piece(index, part, AddressRange(start, min(step, items.end - start)))
@@ -336,9 +339,10 @@ class ReadPlan:
         """Put two smaller blocks in the place of a refused one: cut at its widest gap, or else in the middle."""
         ends = list(accumulate((piece.items.end for piece in block.pieces), max))
         middle = len(ends) / 2
+        # Points that overlap stay together where others do not: -1.
         cut = max(
             range(1, len(ends)),
-            key=lambda place: (max(0, block.pieces[place].items.address - ends[place - 1]), -abs(place - middle)),
+            key=lambda place: (max(-1, block.pieces[place].items.address - ends[place - 1]), -abs(place - middle)),
         )
         for pieces in (block.pieces[cut:], block.pieces[:cut]):
             start = pieces[0].items.address

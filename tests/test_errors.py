@@ -16,6 +16,7 @@ from everbus.errors import (
     NetworkError,
     PduError,
     PeerError,
+    PoolExhaustedError,
     ServerStateError,
     UsageError,
 )
@@ -33,6 +34,7 @@ TREE: list[tuple[type[Exception], type[Exception]]] = [
     (MismatchError, PeerError),
     (NetworkError, ModbusError),
     (ConnectError, NetworkError),
+    (PoolExhaustedError, ConnectError),
     (ConnectionLostError, NetworkError),
     (ModbusTimeoutError, ModbusError),
 ]

@@ -24,7 +24,7 @@ def quick(url: str, timeout_s: float = 0.1, **options: Any) -> AsyncClient:
     return AsyncClient(url, timeout_s=timeout_s, retries=0, **options)
 
 
-@pytest.mark.parametrize("max_in_flight", [1, 16])
+@pytest.mark.parametrize("max_in_flight", [1, pytest.param(16, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ROGUES)
 async def test_a_wrong_answer_is_an_error_and_the_next_call_is_right(name: str, max_in_flight: int) -> None:
     step, error = ROGUES[name]

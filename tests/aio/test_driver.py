@@ -178,7 +178,7 @@ async def test_cancelled_requests_that_were_queued_are_never_sent() -> None:
             assert client.statistics().cancelled == 9
 
 
-@pytest.mark.parametrize("max_in_flight", [1, 4])
+@pytest.mark.parametrize("max_in_flight", [1, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("turns", range(12))
 async def test_cancelling_at_every_await_point_leaves_a_usable_client(turns: int, max_in_flight: int) -> None:
     with ScriptedPeer(scripted.late(0.002), device=bank()) as peer:

@@ -727,7 +727,7 @@ class Pool(RuleBasedStateMachine):
 
 
 def test_in_any_order_nothing_is_lost_lent_twice_or_over_a_cap() -> None:
-    run_state_machine_as_test(Pool, settings=budget(115, 100))
+    run_state_machine_as_test(Pool, settings=budget(60, 100))
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import pytest
 
 from everbus import errors
 from everbus.errors import (
+    ClientClosedError,
     ConfigurationError,
     ConnectError,
     ConnectionLostError,
@@ -36,6 +37,7 @@ TREE: list[tuple[type[Exception], type[Exception]]] = [
     (ConnectError, NetworkError),
     (PoolExhaustedError, ConnectError),
     (ConnectionLostError, NetworkError),
+    (ClientClosedError, ConnectionLostError),
     (ModbusTimeoutError, ModbusError),
 ]
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from everbus.aio.thread import serve_in_thread
     from everbus.client.pool_core import PoolOptions
     from everbus.errors import (
+        ClientClosedError,
         ConfigurationError,
         ConnectError,
         ConnectionLostError,
@@ -61,6 +62,7 @@ _HOMES = {
     "Bank": "everbus.service.bank",
     "LocalDevice": "everbus.service.local",
     "Units": "everbus.service.units",
+    "ClientClosedError": "everbus.errors",
     "ConfigurationError": "everbus.errors",
     "ConnectError": "everbus.errors",
     "ConnectionLostError": "everbus.errors",
@@ -82,6 +84,7 @@ __all__ = [
     "AsyncPool",
     "Bank",
     "Client",
+    "ClientClosedError",
     "ConfigurationError",
     "ConnectError",
     "ConnectionLostError",

@@ -16,6 +16,7 @@
     │   ├── ConnectError                 no connection could be made, no address bound
     │   │   └── PoolExhaustedError       a pool had none to lend
     │   └── ConnectionLostError          it ended while something was under way
+    │       └── ClientClosedError        by closing the client
     └── ModbusTimeoutError (TimeoutError)
 
 Foreign exceptions are translated at the border with their cause kept (``__cause__``).
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from everbus.protocol.codes import ExceptionCode
 
 __all__ = [
+    "ClientClosedError",
     "ConfigurationError",
     "ConnectError",
     "ConnectionLostError",
@@ -144,6 +146,10 @@ class PoolExhaustedError(ConnectError):
 
 class ConnectionLostError(NetworkError):
     """The connection ended while something was under way."""
+
+
+class ClientClosedError(ConnectionLostError):
+    """The client was closed while something was under way; it is not repeated."""
 
 
 class ModbusTimeoutError(ModbusError, TimeoutError):

@@ -106,6 +106,8 @@ _HINTS: Final = {
     errno.ECONNRESET: "the peer closed the connection at once; does it allow one client only?",
     errno.EADDRNOTAVAIL: "the source is not an address of this machine, or every local port is in use",
     errno.EMFILE: "this process has no descriptor left",
+    errno.EAGAIN: "its queue of connections is full; is it stuck?",
+    errno.ENOTCONN: "its queue of connections is full; is it stuck?",
     errno.ENOENT: "there is no such socket file",
     errno.EACCES: "permission denied",
 }

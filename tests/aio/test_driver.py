@@ -12,6 +12,7 @@ import pytest
 
 from everbus.aio.client import AsyncClient
 from everbus.errors import (
+    ClientClosedError,
     ConnectError,
     ConnectionLostError,
     ModbusError,
@@ -161,7 +162,7 @@ async def test_closing_ends_what_waits() -> None:
         await until(lambda: len(peer.requests) == 1)
         await client.close()
         ends = await asyncio.gather(*asked, return_exceptions=True)
-        assert {type(end) for end in ends} <= {ConnectionLostError, ServerStateError}
+        assert {type(end) for end in ends} == {ClientClosedError}
 
 
 async def test_cancelled_requests_that_were_queued_are_never_sent() -> None:
@@ -275,3 +276,54 @@ def test_it_may_be_made_outside_of_a_loop_and_used_in_several_one_after_the_othe
             await client.close()
 
         asyncio.run(left_open())
+
+
+async def test_closing_ends_a_call_that_connects_and_cancels_nobody() -> None:
+    with ScriptedPeer() as peer:
+        client = AsyncClient(peer.url)
+        asked = asyncio.create_task(client.unit(1).read_coils(0, 1))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        await client.close()
+        (end,) = await asyncio.gather(asked, return_exceptions=True)
+        assert isinstance(end, (ClientClosedError, ServerStateError)), repr(end)
+
+
+async def test_a_waiter_cancelled_in_the_turn_of_a_close_is_cancelled() -> None:
+    with ScriptedPeer(scripted.silent) as peer:
+        client = AsyncClient(peer.url)
+        asked = [asyncio.create_task(client.unit(1).read_coils(0, 1)) for _ in range(2)]
+        await until(lambda: len(peer.requests) == 1)
+        asked[1].cancel()
+        await client.close()
+        ends = await asyncio.gather(*asked, return_exceptions=True)
+        assert [type(end) for end in ends] == [ClientClosedError, asyncio.CancelledError]
+
+
+async def test_who_waits_for_a_connection_is_told_of_the_close() -> None:
+    client = AsyncClient("tcp://127.0.0.1:1")
+    waiter = asyncio.create_task(client.wait_connected())
+    await asyncio.sleep(0)
+    await client.close()
+    with pytest.raises(ClientClosedError):
+        await waiter
+
+
+async def test_a_peer_that_speaks_first_is_left_alone_for_a_while() -> None:
+    with ScriptedPeer() as peer:
+        client = AsyncClient(peer.url, persistent=True)
+        client.on_connection(lambda up: peer.push(b"SSH-2.0-somebody\r\n") if up else None)
+        await client.connect()
+        await asyncio.sleep(0.5)
+        assert peer.connections < 8
+        assert client.statistics().replaced["not_modbus"] > 0
+        await client.close()
+
+
+async def test_four_at_once_keep_the_spacing_of_a_unit() -> None:
+    with ScriptedPeer() as peer:
+        async with AsyncClient(peer.url, max_in_flight=4) as client:
+            client.unit(1).set_message_spacing(0.05)
+            await asyncio.gather(*(client.unit(1).read_coils(0, 1) for _ in range(4)))
+        times = [received.at for received in peer.requests]
+        assert times[-1] - times[0] > 0.045

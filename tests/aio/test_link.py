@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 
 from everbus.aio.client import AsyncClient
-from everbus.errors import (
-    ConnectError,
-)
+from everbus.errors import ConnectError, ConnectionLostError, ModbusTimeoutError
 from everbus.testing import ScriptedPeer, scripted
+from tests.aio.wire import until
 from tests.rogue import ADDRESS, VALUES, bank, value
 
 
@@ -90,3 +89,18 @@ async def test_two_hundred_thousand_ids_wrap_and_an_open_one_is_never_used_again
             assert got == [[value(address)] for address in range(100)]
             ids = [received.frame.transaction for received in peer.requests]
             assert ids[:8] == [65530, 65531, 65532, 65533, 65534, 65535, 0, 1]
+
+
+async def test_what_a_peer_does_not_take_is_not_sent_to_it_later() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client = quick(f"tcp://127.0.0.1:{server.getsockname()[1]}", 0.1, max_in_flight=64)
+        await client.connect()
+        link = client._driver._link
+        assert link is not None
+        assert link._transport is not None
+        link._transport._unsent += b"what the socket did not take"
+        with pytest.raises((ModbusTimeoutError, ConnectionLostError)):
+            await client.unit(1).read_coils(0, 1)
+        await until(lambda: client.statistics().replaced == {"takes_nothing": 1})
+        await client.close()

@@ -16,7 +16,7 @@ from everbus.cli.main import command, run
 from everbus.cli.output import CommandFailure, ExitCode
 from everbus.errors import ConfigurationError, ConnectError, InvalidRequestError, ModbusTimeoutError
 
-COMMANDS = ["explain", "serve", "soak"]
+COMMANDS = ["explain", "identify", "probe", "read", "scan", "serve", "soak", "write"]
 
 
 def test_help_names_every_command_and_loads_them_to_do_so() -> None:

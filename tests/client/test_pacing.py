@@ -32,6 +32,9 @@ def test_a_unit_rests_alone() -> None:
     pacing.ended(7, 10.0)
     pacing.ended(8, 10.0)
     assert (pacing.unit_ready_at(7), pacing.unit_ready_at(8), pacing.link_ready_at()) == (11.5, 0.0, 0.0)
+    pacing.begun(7, 20.0)
+    pacing.begun(8, 20.0)
+    assert (pacing.unit_ready_at(7), pacing.unit_ready_at(8)) == (21.5, 0.0)
     pacing.space_unit(7, 0)
     assert pacing.unit_ready_at(7) == 0.0
     pacing.space_unit(7, 0)

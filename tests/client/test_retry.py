@@ -61,7 +61,7 @@ def test_every_public_function_is_decided() -> None:
         (ExceptionResponseError(2), READ, True, {}, None),
         (ExceptionResponseError(6), READ, True, {}, None),
         (ExceptionResponseError(6), WRITE, True, {"retry_busy_s": 0.5}, 0.5),
-        (ExceptionResponseError(5), READ, True, {"retry_busy_s": 0.5}, 0.5),
+        (ExceptionResponseError(5), READ, True, {"retry_busy_s": 0.5}, None),  # accepted: it must not come again
         (ExceptionResponseError(4), READ, True, {"retry_busy_s": 0.5}, None),
         (InvalidRequestError(), READ, False, {}, None),
     ],

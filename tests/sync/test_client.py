@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 import socket
+import threading
 import time
 from collections.abc import Callable
 
@@ -204,3 +205,31 @@ def test_a_broadcast_is_not_waited_for() -> None:
         client.broadcast(ReadHoldingRegistersRequest(0, 1))
         assert client.unit(1).read_coils(0, 1) == [False]
         assert [received.frame.unit for received in peer.requests] == [0, 1]
+
+
+def test_without_ids_a_doubled_answer_is_nobody_elses() -> None:
+    def script(turn: scripted.Turn) -> None:
+        turn.send(turn.adu())
+        turn.send(turn.adu(), 0.005)
+
+    with ScriptedPeer(script, device=bank(), framing="rtu") as peer, Client(peer.url) as client:
+        for address in range(8):
+            assert client.unit(1).read_holding_registers(address, 1) == [value(address)]
+            time.sleep(0.01)
+        assert client.statistics().replaced["unasked"] > 0
+
+
+def test_a_unit_that_was_not_asked_is_not_blamed() -> None:
+    with ScriptedPeer(scripted.silent) as peer, quick(peer.url, timeout_s=0.1) as client:
+        threads = [threading.Thread(target=_ends, args=(client, unit)) for unit in range(1, 5)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        asked = {received.frame.unit for received in peer.requests}
+        assert set(client.statistics().units) == asked
+
+
+def _ends(client: Client, unit: int) -> None:
+    with pytest.raises(ModbusTimeoutError):
+        client.unit(unit).read_coils(0, 1)

@@ -10,13 +10,16 @@ from itertools import pairwise
 import pytest
 
 from everbus.errors import (
+    ClientClosedError,
     ConnectError,
-    ConnectionLostError,
     ModbusError,
     ModbusTimeoutError,
     ServerStateError,
 )
+from everbus.protocol.pdu.bits import ReadCoilsRequest
+from everbus.sync import driver
 from everbus.sync.client import Client
+from everbus.sync.link import SharedLink, open_socket
 from everbus.testing import ScriptedPeer, scripted
 from tests.rogue import ADDRESS, VALUES, bank, value
 
@@ -112,7 +115,7 @@ def test_closing_ends_what_another_thread_waits_for() -> None:
             time.sleep(0.01)
         client.close()
         thread.join(5.0)
-        assert [type(error) for error in errors] == [ConnectionLostError]
+        assert [type(error) for error in errors] == [ClientClosedError]
 
 
 def test_pauses_are_kept() -> None:
@@ -203,3 +206,77 @@ def test_a_child_process_has_its_own_connection() -> None:
         assert os.waitstatus_to_exitcode(status) == 0
         assert client.unit(1).read_holding_registers(ADDRESS, 2) == VALUES
         assert peer.connections == 2
+
+
+def test_a_connection_that_ended_is_noticed_before_every_write() -> None:
+    def script(turn: scripted.Turn) -> None:
+        turn.send(turn.adu())
+        turn.end()
+
+    with ScriptedPeer(script) as peer, Client(peer.url, retries=0) as client:
+        for number in range(10):
+            client.unit(1).write_register(number, 1)
+            time.sleep(0.01)
+        assert peer.connections == 10
+
+
+def test_threads_that_come_while_another_reads_disturb_nobody() -> None:
+    with ScriptedPeer(scripted.late(0.12), device=bank()) as peer, Client(peer.url, max_in_flight=8) as client:
+        wrong: list[object] = []
+
+        def work(number: int) -> None:
+            time.sleep(0.02 * number)
+            try:
+                got = client.unit(1).read_holding_registers(number, 1)
+                client.unit(1).write_register(900 + number, 1)
+            except Exception as error:  # noqa: BLE001  whatever it is, it is wrong
+                wrong.append(error)
+            else:
+                wrong.extend([] if got == [value(number)] else [got])
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(10.0)
+        assert wrong == []
+
+
+def test_an_answer_that_nobody_waits_for_any_more_is_kept_for_nobody() -> None:
+    with ScriptedPeer([scripted.late(0.05)], device=bank()) as peer, Client(peer.url, max_in_flight=2) as client:
+        client.unit(1).read_coils(0, 1)
+        link = client._driver._link
+        assert isinstance(link, SharedLink)
+        transaction, data = link.session.submit(1, ReadCoilsRequest(0, 1))
+        assert link.ask(transaction, data, time.monotonic() - 1.0) is None
+        time.sleep(0.05)
+        link.check()
+        assert link._done == {}
+
+
+def test_four_threads_keep_the_spacing_of_a_unit() -> None:
+    with ScriptedPeer() as peer, Client(peer.url, max_in_flight=4) as client:
+        client.unit(1).set_message_spacing(0.05)
+        threads = [threading.Thread(target=client.unit(1).read_coils, args=(0, 1)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        times = [received.at for received in peer.requests]
+        assert times[-1] - times[0] > 0.045
+
+
+def test_a_client_closed_while_it_connects_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ScriptedPeer() as peer:
+        client = Client(peer.url)
+        connect = open_socket
+
+        def slowly(*arguments: object) -> socket.socket:
+            sock = connect(*arguments)  # type: ignore[arg-type]
+            client.close()
+            return sock
+
+        monkeypatch.setattr(driver, "open_socket", slowly)
+        with pytest.raises(ClientClosedError):
+            client.connect()
+        assert "not connected" in repr(client)

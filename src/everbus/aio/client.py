@@ -41,7 +41,7 @@ class AsyncClient:
         connect_delay_s: least time from a new connection to its first request.
         matching: ``strict``; or ``lenient`` for devices that get transaction ids or units wrong.
         retry_writes: writes are repeated too; a device may then carry one out twice.
-        retry_busy_s: repeat after this pause what was answered with exception 05 or 06.
+        retry_busy_s: repeat after this pause what was answered with exception 06, busy.
         source: local address to connect from.
         table: the function codes that the client knows; extend ``PUBLIC`` for custom ones.
         persistent: connect again by itself whenever the connection has ended, from ``connect`` on.

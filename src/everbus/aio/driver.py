@@ -11,7 +11,7 @@ from random import random
 from time import monotonic
 from typing import Any, Final
 
-from everbus.aio.link import Deadlines, Link, open_link
+from everbus.aio.link import CLOSED, Deadlines, Link, open_link
 from everbus.client import exchange
 from everbus.client.endpoint import Endpoint
 from everbus.client.exchange import Script, new_session
@@ -19,12 +19,13 @@ from everbus.client.health import Health
 from everbus.client.options import ClientOptions
 from everbus.client.pacing import Pacing
 from everbus.client.retry import Backoff
-from everbus.errors import ConnectError, ConnectionLostError, ModbusTimeoutError, ServerStateError
+from everbus.errors import ClientClosedError, ConnectError, ConnectionLostError, ModbusTimeoutError, ServerStateError
 from everbus.protocol.client_session import ClientSession
 
 __all__ = ["Driver"]
 
-_CLOSED: Final = "closed"
+_BY_THE_PEER: Final = ("", "not_modbus")
+"""Reasons of an end that are the peer's doing."""
 
 _SETTLED_S: Final = 1.0
 """A connection that the peer ends sooner, without an answer, counts as a failure to connect: no busy loop."""
@@ -127,18 +128,26 @@ class Driver:
 
     async def _take(self, unit: int, until: float) -> Link:
         """A connection with room for a request, up and rested: first come, first served."""
+        while True:
+            if self.pacing.in_use:
+                await self._rest(f"unit {unit} of {self._endpoint}", self.pacing.unit_ready_at(unit), until)
+            if self._used < self._room and not self._waiting:
+                self._used += 1
+            else:
+                await self._queue(until)
+            if not self.pacing.in_use or self.pacing.unit_ready_at(unit) <= monotonic():
+                break
+            self._release()  # somebody asked this unit meanwhile
         if self.pacing.in_use:
-            await self._rest(f"unit {unit} of {self._endpoint}", self.pacing.unit_ready_at(unit), until)
-        if self._used < self._room and not self._waiting:
-            self._used += 1
-        else:
-            await self._queue(until)
+            self.pacing.begun(unit, monotonic())
         try:
             link = self._link
             if link is None or not link.usable:
                 link = await self._connected(until)
             if self.pacing.in_use:
                 await self._rest(str(self._endpoint), self.pacing.link_ready_at(), until)
+                if not link.usable:
+                    link = await self._connected(until)
         except BaseException:
             self._release()
             raise
@@ -162,7 +171,7 @@ class Driver:
         try:
             granted = await place
         except asyncio.CancelledError:
-            if place.done() and not place.cancelled() and place.result():
+            if place.done() and not place.cancelled() and place.exception() is None and place.result():
                 self._release()  # it was granted in the same turn
             raise
         finally:
@@ -234,6 +243,8 @@ class Driver:
                 await self._up.wait()
         except TimeoutError:
             raise ModbusTimeoutError(f"no connection to {self._endpoint} within {timeout_s} s") from None
+        if self._closed:
+            raise ClientClosedError(f"the client of {self._endpoint} was closed")
 
     def listen(self, callback: Callable[[bool], object]) -> Callable[[], None]:
         """Call back with True when a connection is up, with False when it has ended; return a way to stop that."""
@@ -253,11 +264,13 @@ class Driver:
             assert self._loop is not None
             self._connecting = self._loop.create_task(self._make(until))
             self._connecting.add_done_callback(self._made)
-        try:
-            async with asyncio.timeout_at(until):
-                await asyncio.shield(self._connecting)
-        except TimeoutError:
-            raise ConnectError(f"no connection to {self._endpoint} in time") from None
+        making = self._connecting
+        await asyncio.wait((making,), timeout=max(0.0, until - monotonic()))
+        if not making.done():
+            raise ConnectError(f"no connection to {self._endpoint} in time")
+        if making.cancelled():
+            raise ClientClosedError(f"the client of {self._endpoint} was closed while it connected")
+        making.result()
         if self._link is None:
             raise ConnectionLostError(f"{self._endpoint} closed the new connection at once")
         return self._link
@@ -272,12 +285,12 @@ class Driver:
         old = self._link
         if old is not None:
             old.close(old.session.broken or "replaced")
-            await old.closed
+            await asyncio.shield(old.closed)
         now = monotonic()
         pause_s = min(self._not_before - now, (until - now) / 2)
         if pause_s > 0:
             await asyncio.sleep(pause_s)
-        within_s = min(self._options.connect_timeout_s, until - monotonic())
+        within_s = self._options.connect_timeout_s  # each who waits has a deadline of its own
         link = Link(
             self._endpoint, new_session(self._endpoint, self._options, ClientSession), self._deadlines, self._lost
         )
@@ -288,7 +301,7 @@ class Driver:
             self._not_before = monotonic() + self._backoff.failed()
             raise
         if self._closed:
-            link.close(_CLOSED)
+            link.close(CLOSED)
             raise ServerStateError("this client was closed while it connected")
         self._link = link
         self._connected_at = monotonic()
@@ -298,14 +311,14 @@ class Driver:
         self._tell(True)
 
     def _lost(self, link: Link) -> None:
-        self._health.session_ended(link.session.statistics(), link.reason if link.reason != _CLOSED else "")
+        self._health.session_ended(link.session.statistics(), link.reason if link.reason != CLOSED else "")
         if not link.reason:
             self._health.lost += 1
         if link is self._link:
             self._link = None
             if monotonic() - self._connected_at >= _SETTLED_S or link.session.statistics().completed:
                 self._backoff.succeeded()
-            elif not link.reason:
+            elif link.reason in _BY_THE_PEER:
                 self._not_before = monotonic() + self._backoff.failed()
             self._up.clear()
             self._tell(False)
@@ -333,21 +346,22 @@ class Driver:
         """End the connection; the next request makes a new one. Idempotent."""
         if self._link is not None:
             link = self._link
-            link.close(_CLOSED)
+            link.close(CLOSED)
             await asyncio.shield(link.closed)
 
     async def close(self) -> None:
         """End everything: what waits fails with ``ConnectionLostError``. Idempotent, in every state."""
         self._closed = True
-        for task in (self._keeper, self._connecting):
-            if task is not None:
-                task.cancel()
-                with suppress(asyncio.CancelledError, Exception):
-                    await task
-        self._keeper = None
         for place in self._waiting:
             if not place.done():
-                place.set_exception(ConnectionLostError(f"the client of {self._endpoint} was closed"))
+                place.set_exception(ClientClosedError(f"the client of {self._endpoint} was closed"))
+        self._up.set()  # whoever waits for a connection looks, and is told
+        tasks = [task for task in (self._keeper, self._connecting) if task is not None]
+        self._keeper = None
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self.disconnect()
+        self._up.clear()
         if self._loop is asyncio.get_running_loop():
             self._deadlines.close()

@@ -8,14 +8,17 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any, Final
 
-from everbus.aio.transport import Sockets
+from everbus.aio.transport import Sockets, SocketTransport
 from everbus.client.endpoint import Endpoint
 from everbus.client.exchange import NOBODY
-from everbus.errors import ConnectError, ConnectionLostError
+from everbus.errors import ClientClosedError, ConnectError, ConnectionLostError
 from everbus.protocol.client_session import ClientSession, Completion
 from everbus.sockets import Address, connect_error, literal_addresses, new_socket, to_addresses
 
-__all__ = ["Deadlines", "Link", "open_link"]
+__all__ = ["CLOSED", "Deadlines", "Link", "open_link"]
+
+CLOSED: Final = "closed"
+"""The reason of a connection that the program closed."""
 
 _RECEIVE_BYTES: Final = 4096
 
@@ -85,7 +88,7 @@ class Link(asyncio.BufferedProtocol):
         self._endpoint = endpoint
         self._deadlines = deadlines
         self._on_lost = on_lost
-        self._transport: asyncio.Transport | None = None
+        self._transport: SocketTransport | None = None
         self._buffer = memoryview(bytearray(_RECEIVE_BYTES))
         self._unsent: list[bytes] = []
         self._asked: dict[int, asyncio.Future[Completion | None]] = {}
@@ -108,22 +111,29 @@ class Link(asyncio.BufferedProtocol):
         Raises:
             ConnectionLostError: the connection ended before.
         """
-        if self._transport is None or self._transport.is_closing():
+        transport = self._transport
+        if transport is not None and self.session.most_in_flight == 1:
+            transport.read_now()  # without ids, what lies unread would be taken for the answer
+        if transport is None or transport.is_closing() or not self.usable:
             raise ConnectionLostError(f"the connection to {self._endpoint} ended before the request was sent")
         if self._asked:
             self._send_soon(data)
         else:
-            self._transport.write(data)
+            transport.write(data)
         if transaction == NOBODY:
             return None
         future: asyncio.Future[Completion | None] = self._loop.create_future()
         self._asked[transaction] = future
         self._deadlines.watch(future, until)
+        completion: Completion | None = None
         try:
-            return await future
+            completion = await future
         finally:
             self._deadlines.forget(future)
             self._asked.pop(transaction, None)
+            if completion is None and transport.get_write_buffer_size():
+                self.close("takes_nothing")  # or it would go out when its caller has long been told
+        return completion
 
     def _send_soon(self, data: bytes) -> None:
         """Send at the end of this turn, with what others send in it: only where several may be in flight."""
@@ -145,7 +155,7 @@ class Link(asyncio.BufferedProtocol):
     # Called by the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        assert isinstance(transport, SocketTransport)
         self._transport = transport
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -167,7 +177,8 @@ class Link(asyncio.BufferedProtocol):
         why = f": {exc}" if exc is not None else " by the peer" if not self.reason else f" ({self.reason})"
         for future in self._asked.values():
             if not future.done():
-                error = ConnectionLostError(f"the connection to {self._endpoint} was ended{why} before the answer came")
+                kind = ClientClosedError if self.reason == CLOSED else ConnectionLostError
+                error = kind(f"the connection to {self._endpoint} was ended{why} before the answer came")
                 error.__cause__ = self.session.fault or exc
                 future.set_exception(error)
         self.closed.set_result(None)
@@ -210,6 +221,7 @@ async def _connect(loop: asyncio.AbstractEventLoop, address: Address, source: st
     try:
         sock.setblocking(False)
         await loop.sock_connect(sock, address.target)
+        sock.getpeername()  # a full Unix socket says EAGAIN, which the loop takes for "under way"
         Sockets(loop).attach(sock, link)
     except BaseException:
         sock.close()

@@ -128,6 +128,11 @@ class SocketTransport(asyncio.Transport):
         if not self._reading and not self._closing:
             self.start()
 
+    def read_now(self) -> None:
+        """Give the protocol what has arrived, without waiting for the loop's next turn."""
+        if self._reading:
+            self._receive()
+
     def _receive(self) -> None:
         protocol = self._protocol
         try:

@@ -11,11 +11,11 @@ import rich_click
 
 from everbus import __version__
 from everbus.cli.output import CommandFailure, ExitCode, fail
-from everbus.errors import ConnectError, ModbusError, ModbusTimeoutError, PeerError
+from everbus.errors import ExceptionResponseError, ModbusError, ModbusTimeoutError, NetworkError, PeerError
 
 __all__ = ["command", "run"]
 
-_COMMANDS: Final = ("explain", "serve", "soak")
+_COMMANDS: Final = ("explain", "identify", "probe", "read", "scan", "serve", "soak", "write")
 
 
 class _LazyGroup(rich_click.RichGroup):
@@ -38,6 +38,10 @@ def command() -> None:
     """Modbus that stays up: serve it, prove it, explain it.
 
     Start a server with moving values:  everbus serve --demo
+
+    Ask a device:  everbus read tcp://127.0.0.1:5020 h@0:4
+
+    Off by one, words swapped?  everbus probe tcp://127.0.0.1:5020 h@100
 
     Prove that a server leaks nothing:  everbus soak tcp://127.0.0.1:5020
 
@@ -75,7 +79,8 @@ def _failure(error: BaseException) -> CommandFailure:
 
 
 _ENDINGS: Final[dict[type[BaseException], tuple[ExitCode, str]]] = {
-    ConnectError: (ExitCode.CANNOT_CONNECT, "cannot_connect"),
+    NetworkError: (ExitCode.CANNOT_CONNECT, "cannot_connect"),
+    ExceptionResponseError: (ExitCode.EXCEPTION, "modbus_exception"),
     ModbusTimeoutError: (ExitCode.TIMEOUT, "timeout"),
     PeerError: (ExitCode.PROTOCOL, "protocol"),
 }

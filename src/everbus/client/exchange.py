@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 from everbus.client.endpoint import Endpoint
 from everbus.client.health import Health
 from everbus.client.options import ClientOptions
-from everbus.client.retry import pause_before_retry_s
+from everbus.client.retry import changes_nothing, pause_before_retry_s
 from everbus.errors import ExceptionResponseError, ModbusError, ModbusTimeoutError
 from everbus.protocol.client_session import BROADCAST_UNIT, ClientSession, Completion, encode_request
 from everbus.protocol.codes import function_name
@@ -44,6 +44,8 @@ class Link(NamedTuple):
 
     unit: int
     until: float
+    careful: bool
+    """The request must not be lost with a connection that has ended: look whether it has."""
 
 
 class Ask(NamedTuple):
@@ -118,16 +120,15 @@ class Exchange:
         health = self._health
         health.calls += 1
         started = self._clock()
-        timeout_s = self._timeout_s
-        attempt_s = timeout_s / (self._options.retries + 1)
-        deadline = started + timeout_s
+        attempt_s = self._timeout_s / (self._options.retries + 1)
+        deadline = started + self._timeout_s
         attempts = 0
         while True:
             attempts += 1
             until = min(deadline, started + attempt_s)
             transaction = _NOT_SENT
             try:
-                session: ClientSession = yield _new(Link, (unit, until))
+                session: ClientSession = yield _new(Link, (unit, until, not changes_nothing(request)))
                 transaction, data = session.submit(unit, request, pdu)
                 health.attempts += 1
                 completion: Completion | None = yield _new(Ask, (transaction, data, until))
@@ -139,7 +140,8 @@ class Exchange:
                 health.answered(unit)
                 return completion.response
             except ModbusError as error:
-                health.attempt_failed(unit, error)
+                if transaction != _NOT_SENT:
+                    health.attempt_failed(unit, error)
                 pause_s = pause_before_retry_s(error, request, transaction != _NOT_SENT, self._options)
                 started = self._clock()
                 if pause_s is None or attempts > self._options.retries or started + pause_s >= deadline:
@@ -172,7 +174,7 @@ class Exchange:
         self._health.calls += 1
         until = self._clock() + self._options.timeout_s
         try:
-            session: ClientSession = yield Link(BROADCAST_UNIT, until)
+            session: ClientSession = yield Link(BROADCAST_UNIT, until, True)
             self._health.attempts += 1
             yield Ask(NOBODY, session.broadcast(request), until)
         except ModbusError as error:

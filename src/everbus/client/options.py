@@ -30,7 +30,7 @@ class ClientOptions:
         connect_delay_s: least time from a new connection to its first request.
         matching: how exact an answer's transaction id and unit must be.
         retry_writes: writes are repeated too. A device may then carry one out twice.
-        retry_busy_s: repeat after this pause what was answered with exception 05 or 06; None: raise.
+        retry_busy_s: repeat after this pause what was answered with exception 06; None: raise.
         source: local address to connect from; empty: the system chooses.
         table: the function codes that the client knows.
 

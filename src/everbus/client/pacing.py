@@ -59,6 +59,12 @@ class Pacing:
         """A new connection is there."""
         self._link_at = now + self.connect_delay_s
 
+    def begun(self, unit: int, now: float) -> None:
+        """An exchange with a unit begins: of several at once, each keeps its distance to the one before."""
+        spacing_s = self._unit_spacing_s.get(unit)
+        if spacing_s is not None:
+            self._unit_at[unit] = now + spacing_s
+
     def ended(self, unit: int, now: float) -> None:
         """An exchange with a unit is over, whatever came of it."""
         if self.spacing_s:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from everbus.client.options import ClientOptions
-from everbus.errors import ConnectError, ExceptionResponseError, ModbusError, UsageError
+from everbus.errors import ClientClosedError, ConnectError, ExceptionResponseError, ModbusError, UsageError
 from everbus.protocol.codes import DiagnosticCode, ExceptionCode, FunctionCode
 from everbus.protocol.pdu.diagnostics import DiagnosticsRequest
 from everbus.protocol.pdu.encapsulated import ReadDeviceIdentificationRequest
@@ -40,7 +40,6 @@ _CHANGING_DIAGNOSTICS: Final = frozenset(
         DiagnosticCode.CLEAR_OVERRUN_COUNTER,
     }
 )
-_BUSY: Final = (ExceptionCode.ACKNOWLEDGE, ExceptionCode.SERVER_DEVICE_BUSY)
 
 
 def changes_nothing(request: AnyRequest) -> bool:
@@ -59,10 +58,10 @@ def pause_before_retry_s(error: ModbusError, request: AnyRequest, sent: bool, op
         sent: the device may have got it.
         options: says what else may be repeated.
     """
-    if isinstance(error, UsageError):
+    if isinstance(error, (UsageError, ClientClosedError)):
         return None
     if isinstance(error, ExceptionResponseError):
-        return options.retry_busy_s if error.code in _BUSY else None
+        return options.retry_busy_s if error.code == ExceptionCode.SERVER_DEVICE_BUSY else None
     if not sent or options.retry_writes or changes_nothing(request):
         return FIRST_BACKOFF_S if isinstance(error, ConnectError) else 0.0
     return None

@@ -91,7 +91,8 @@ class HoleMap:
 
     def __init__(self) -> None:
         # Behind each place the start and end of holes; equal ones are a seam, which has no width.
-        self._holes: dict[tuple[int, Table], set[tuple[int, int]]] = {}
+        # Sets that are replaced whole: threads may share a map.
+        self._holes: dict[tuple[int, Table], frozenset[tuple[int, int]]] = {}
 
     def add(self, unit: int, table: Table, hole: AddressRange) -> None:
         """Declare that these items of a table do not exist."""
@@ -108,7 +109,8 @@ class HoleMap:
         return any(start < items.end and end > items.address for start, end in holes)
 
     def _mark(self, unit: int, table: Table, start: int, end: int) -> None:
-        self._holes.setdefault((check_unit(unit), table), set()).add((start, end))
+        key = (check_unit(unit), table)
+        self._holes[key] = self._holes.get(key, frozenset()) | {(start, end)}
 
     def _forget(self, unit: int, table: Table, items: AddressRange) -> None:
         """Items that were read exist: cut them out of the holes."""
@@ -121,7 +123,7 @@ class HoleMap:
             else:
                 parts = ((start, items.address), (items.end, end))
                 kept.update((first, last) for first, last in parts if first < last)
-        self._holes[unit, table] = kept
+        self._holes[unit, table] = frozenset(kept)
 
 
 @dataclass(frozen=True, slots=True)

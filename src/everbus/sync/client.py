@@ -40,7 +40,7 @@ class Client:
         connect_delay_s: least time from a new connection to its first request.
         matching: ``strict``; or ``lenient`` for devices that get transaction ids or units wrong.
         retry_writes: writes are repeated too; a device may then carry one out twice.
-        retry_busy_s: repeat after this pause what was answered with exception 05 or 06.
+        retry_busy_s: repeat after this pause what was answered with exception 06, busy.
         source: local address to connect from.
         table: the function codes that the client knows; extend ``PUBLIC`` for custom ones.
 

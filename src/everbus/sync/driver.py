@@ -15,13 +15,11 @@ from everbus.client.health import Health
 from everbus.client.options import ClientOptions
 from everbus.client.pacing import Pacing
 from everbus.client.retry import Backoff
-from everbus.errors import ConnectError, ConnectionLostError, ModbusTimeoutError, ServerStateError
+from everbus.errors import ClientClosedError, ConnectError, ModbusTimeoutError, ServerStateError
 from everbus.protocol.client_session import ClientSession
-from everbus.sync.link import Link, SharedLink, SharedSession, open_socket
+from everbus.sync.link import CLOSED, Link, SharedLink, SharedSession, open_socket
 
 __all__ = ["Driver"]
-
-_CLOSED: Final = "closed"
 
 _SETTLED_S: Final = 1.0
 """A connection that the peer ends sooner, without an answer, counts as a failure to connect: no busy loop."""
@@ -49,7 +47,8 @@ class Driver:
         self._connected_at = 0.0
         self._link: Link | None = None
         self._closed = False
-        self._room = options.max_in_flight if endpoint.identified and options.matching == "strict" else 1
+        self._exact = endpoint.identified and options.matching == "strict"
+        self._room = options.max_in_flight if self._exact else 1
         self._begin()
 
     def _begin(self) -> None:
@@ -94,7 +93,7 @@ class Driver:
                             self._give_back(unit, held)
                         if isinstance(step, exchange.Link):
                             unit = step.unit
-                            link = self._take(unit, step.until)
+                            link = self._take(unit, step.until, step.careful)
                             outcome = link.session
                         else:
                             sleep(max(0.0, step.until - monotonic()))
@@ -114,37 +113,51 @@ class Driver:
 
     # Room on the connection
 
-    def _take(self, unit: int, until: float) -> Link:
+    def _take(self, unit: int, until: float, careful: bool) -> Link:
         """A connection with room for a request, up and rested."""
         if self._pid != os.getpid():
             self._forked()
         if self._closed:
             raise ServerStateError("this client is closed; connect() opens it again")
-        if self.pacing.in_use:
-            self._rest(f"unit {unit} of {self._endpoint}", self.pacing.unit_ready_at(unit), until)
-        if not self._places.acquire(blocking=False) and not self._places.acquire(timeout=max(0.0, until - monotonic())):
-            raise ModbusTimeoutError(
-                f"{self._endpoint}: other threads' requests took all the time of this one; is the device slower than "
-                "that, is max_in_flight too small?"
-            )
+        self._take_place(unit, until)
         try:
-            link = self._link
-            if link is None or monotonic() - link.last_used > _FRESH_S:
-                link = self._checked(link, until)
             if self.pacing.in_use:
                 self._rest(str(self._endpoint), self.pacing.link_ready_at(), until)
+            link = self._link
+            if link is None or careful or not self._exact or monotonic() - link.last_used > _FRESH_S:
+                link = self._checked(link, until)
         except BaseException:
             self._places.release()
             raise
         return link
 
+    def _take_place(self, unit: int, until: float) -> None:
+        """Wait for the unit's spacing, and for room."""
+        while True:
+            if self.pacing.in_use:
+                self._rest(f"unit {unit} of {self._endpoint}", self.pacing.unit_ready_at(unit), until)
+            room = self._places.acquire(blocking=False) or self._places.acquire(timeout=max(0.0, until - monotonic()))
+            if not room:
+                raise ModbusTimeoutError(
+                    f"{self._endpoint}: other threads' requests took all the time of this one; is the device slower "
+                    "than that, is max_in_flight too small?"
+                )
+            if not self.pacing.in_use:
+                return
+            if self.pacing.unit_ready_at(unit) <= monotonic():
+                self.pacing.begun(unit, monotonic())
+                return
+            self._places.release()  # somebody asked this unit meanwhile
+
     def _give_back(self, unit: int, link: Link) -> None:
         """An exchange is over: its room is the next one's, on a new connection if this one is spoiled."""
-        if self.pacing.in_use:
-            self.pacing.ended(unit, monotonic())
-        if not link.usable:
-            self._retire(link, link.session.broken)
-        self._places.release()
+        try:
+            if self.pacing.in_use:
+                self.pacing.ended(unit, monotonic())
+            if not link.usable:
+                self._retire(link, link.session.broken)
+        finally:
+            self._places.release()
 
     def _checked(self, link: Link | None, until: float) -> Link:
         """The connection after a rest, if it is still up; else a new one."""
@@ -152,7 +165,10 @@ class Driver:
             link.check()
             if link.usable:
                 return link
-        return self._connected(until)
+        link = self._connected(until)
+        if self.pacing.in_use:
+            self._rest(str(self._endpoint), self.pacing.link_ready_at(), until)
+        return link
 
     def _rest(self, what: str, ready_at: float, until: float) -> None:
         """Wait until then, unless that is too late."""
@@ -210,11 +226,9 @@ class Driver:
             )
         except ConnectError:
             self._health.connect_failures += 1
-            self._not_before = monotonic() + self._backoff.failed()
+            if monotonic() < until:  # else it had less time than connect_timeout_s, which is not its fault
+                self._not_before = monotonic() + self._backoff.failed()
             raise
-        if self._closed:
-            sock.close()
-            raise ConnectionLostError(f"the client of {self._endpoint} was closed while it connected")
         link: Link
         if self._room == 1:
             link = Link(self._endpoint, new_session(self._endpoint, self._options, ClientSession), sock)
@@ -225,6 +239,9 @@ class Driver:
         self._health.connects += 1
         self._connected_at = monotonic()
         self.pacing.connected(self._connected_at)
+        if self._closed:  # by another thread, meanwhile
+            self._retire(link, CLOSED)
+            raise ClientClosedError(f"the client of {self._endpoint} was closed while it connected")
         return link
 
     def _retire(self, link: Link, reason: str) -> None:
@@ -235,22 +252,21 @@ class Driver:
         if link.lost:
             self._health.lost += 1
         link.close(reason or "lost")
-        self._health.session_ended(
-            link.session.statistics(), "" if link.lost or link.reason == _CLOSED else link.reason
-        )
+        self._health.session_ended(link.session.statistics(), "" if link.lost or link.reason == CLOSED else link.reason)
         if monotonic() - self._connected_at >= _SETTLED_S or link.session.statistics().completed:
             self._backoff.succeeded()
-        elif link.lost:
+        elif link.lost or link.reason == "not_modbus":
             self._not_before = monotonic() + self._backoff.failed()
 
     def disconnect(self) -> None:
         """End the connection; the next request makes a new one. Idempotent, in any thread."""
+        if self._pid != os.getpid():
+            self._forked()
         link = self._link
         if link is not None:
-            self._retire(link, _CLOSED)
+            self._retire(link, CLOSED)
 
     def close(self) -> None:
         """End everything: what waits in other threads fails with ``ConnectionLostError``. Idempotent."""
         self._closed = True
-        if self._pid == os.getpid():
-            self.disconnect()
+        self.disconnect()

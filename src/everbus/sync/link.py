@@ -16,12 +16,15 @@ from typing import Any, Final
 
 from everbus.client.endpoint import Endpoint
 from everbus.client.exchange import NOBODY
-from everbus.errors import ConnectionLostError
+from everbus.errors import ClientClosedError, ConnectionLostError
 from everbus.protocol.client_session import ClientSession, Completion
 from everbus.protocol.pdu.table import AnyRequest
 from everbus.sockets import connect_error, literal_addresses, new_socket, resolve_blocking
 
-__all__ = ["Link", "SharedLink", "SharedSession", "open_socket"]
+__all__ = ["CLOSED", "Link", "SharedLink", "SharedSession", "open_socket"]
+
+CLOSED: Final = "closed"
+"""The reason of a connection that the program closed."""
 
 _RECEIVE_BYTES: Final = 4096
 _NOTHING: Final[list[Completion]] = []
@@ -150,7 +153,8 @@ class Link:
 
     def _ended(self, when: str) -> ConnectionLostError:
         why = f" ({self.reason})" if self.reason else f": {self._error}" if self._error else " by the peer"
-        error = ConnectionLostError(f"the connection to {self._endpoint} was ended{why} {when}")
+        kind = ClientClosedError if self.reason == CLOSED else ConnectionLostError
+        error = kind(f"the connection to {self._endpoint} was ended{why} {when}")
         error.__cause__ = self._error
         return error
 
@@ -176,13 +180,18 @@ class SharedLink(Link):
     def __init__(self, endpoint: Endpoint, session: SharedSession, sock: socket.socket) -> None:
         super().__init__(endpoint, session, sock)
         self._news = threading.Condition(session.lock)
+        self._sending = threading.Lock()
+        self._asked: set[int] = set()
         self._done: dict[int, Completion] = {}
         self._reading = False
 
     def ask(self, transaction: int, data: bytes, until: float) -> Completion | None:
+        reads = False
         try:
-            with self._news:  # whole frames go out, one behind the other
-                self.send(data, until)
+            with self._news:
+                self._asked.add(transaction)
+            if not self._send_in_turn(data, until):
+                return None
             while transaction != NOBODY:
                 with self._news:
                     while self._reading and transaction not in self._done and (left_s := until - monotonic()) > 0:
@@ -193,25 +202,48 @@ class SharedLink(Link):
                         return completion
                     if self.lost or self.reason:
                         raise self._ended("before the answer came")
-                    self._reading = True
+                    self._reading = reads = True
                 self._read_for_all(left_s)
+                reads = False
             return None
         finally:
             with self._news:
+                self._asked.discard(transaction)
                 self._done.pop(transaction, None)
+                if reads:  # Ctrl-C: somebody else reads from now on
+                    self._reading = False
+                    self._news.notify_all()
+
+    def _send_in_turn(self, data: bytes, until: float) -> bool:
+        """Send a whole frame behind those of others; whether there was time for it."""
+        if not self._sending.acquire(timeout=max(0.0, until - monotonic())):
+            return False
+        try:
+            self.send(data, until)
+        finally:
+            self._sending.release()
+        return True
 
     def _read_for_all(self, within_s: float) -> None:
         ready: object = True
-        try:
+        with suppress(OSError, ValueError):  # reading will tell
             ready = self._readable(within_s * 1000)
-        except (OSError, ValueError):
-            pass  # reading will tell
-        finally:
-            with self._news:
-                self._reading = False
-                if ready:
-                    for completion in self._read(0.0):
-                        self._done[completion.transaction] = completion
+        with self._news:
+            self._reading = False
+            if ready:
+                self._take_in()
+            self._news.notify_all()
+
+    def _take_in(self) -> None:
+        """Take what has arrived; the lock is held. What nobody waits for any more is forgotten."""
+        for completion in self._read(0.0):
+            if completion.transaction in self._asked:
+                self._done[completion.transaction] = completion
+
+    def check(self) -> None:
+        with self._news:
+            if not self._reading:  # else whoever reads will tell
+                self._take_in()
                 self._news.notify_all()
 
 

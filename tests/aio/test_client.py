@@ -14,7 +14,7 @@ from everbus.errors import (
     ModbusError,
     ModbusTimeoutError,
 )
-from everbus.protocol.pdu.registers import ReadHoldingRegistersRequest
+from everbus.protocol.pdu.registers import ReadHoldingRegistersRequest, WriteSingleRegisterRequest
 from everbus.testing import ScriptedPeer, scripted
 from everbus.testing.scripted import Step
 from tests.rogue import ADDRESS, ROGUES, VALUES, bank, value
@@ -147,7 +147,7 @@ async def _ends(call: Any) -> object:
 async def test_a_broadcast_is_not_waited_for() -> None:
     with ScriptedPeer([scripted.silent]) as peer:
         async with AsyncClient(peer.url) as client:
-            await client.broadcast(ReadHoldingRegistersRequest(0, 1))
+            await client.broadcast(WriteSingleRegisterRequest(0, 1))
             with pytest.raises(InvalidRequestError):
                 await client.broadcast(ReadHoldingRegistersRequest(0, 0))
             assert await client.unit(1).read_coils(0, 1) == [False]

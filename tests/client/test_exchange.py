@@ -100,7 +100,7 @@ def test_nobody_there_is_tried_again_after_a_pause_and_within_the_deadline() -> 
     next(script)
     assert script.throw(ConnectError("refused")) == Pause(100.1)
     bench.now = 100.1
-    assert script.send(None) == Link(1, 101.6, True)
+    assert script.send(None) == Link(1, 103.0, True)
     with pytest.raises(ConnectError):
         script.throw(ConnectError("refused"))
 

@@ -355,6 +355,19 @@ def test_a_frame_that_is_anothers_is_left_to_it(size: int) -> None:
     assert completion.response == RESPONSE
 
 
+def test_a_peer_that_says_nothing_at_all_for_long_is_given_up() -> None:
+    session = ClientSession()
+    for number in range(8):
+        assert session.broken == ""
+        session.abandon(session.submit(1, READ)[0])
+        session.timed_out()
+        if number == 3:
+            session.receive(adu(1))  # late, but a sign of life
+            for _ in range(4):
+                session.timed_out()
+    assert session.broken == "silent"
+
+
 def test_lenient_matching_takes_wrong_ids_and_units_of_the_only_open_request() -> None:
     session = ClientSession(matching="lenient")
     assert session.most_in_flight == 1

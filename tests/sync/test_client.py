@@ -17,7 +17,7 @@ from everbus.errors import (
     ModbusTimeoutError,
     UsageError,
 )
-from everbus.protocol.pdu.registers import ReadHoldingRegistersRequest
+from everbus.protocol.pdu.registers import ReadHoldingRegistersRequest, WriteSingleRegisterRequest
 from everbus.sync.client import Client
 from everbus.testing import ScriptedPeer, scripted
 from everbus.testing.scripted import Step
@@ -202,7 +202,7 @@ def test_a_silent_unit_costs_the_others_nothing() -> None:
 
 def test_a_broadcast_is_not_waited_for() -> None:
     with ScriptedPeer([scripted.silent]) as peer, Client(peer.url) as client:
-        client.broadcast(ReadHoldingRegistersRequest(0, 1))
+        client.broadcast(WriteSingleRegisterRequest(0, 1))
         assert client.unit(1).read_coils(0, 1) == [False]
         assert [received.frame.unit for received in peer.requests] == [0, 1]
 
@@ -226,10 +226,22 @@ def test_a_unit_that_was_not_asked_is_not_blamed() -> None:
             thread.start()
         for thread in threads:
             thread.join()
-        asked = {received.frame.unit for received in peer.requests}
-        assert set(client.statistics().units) == asked
+        blamed = set(client.statistics().units)
+        until(lambda: blamed == {received.frame.unit for received in peer.requests})
 
 
 def _ends(client: Client, unit: int) -> None:
     with pytest.raises(ModbusTimeoutError):
         client.unit(unit).read_coils(0, 1)
+
+
+def test_a_connection_that_hangs_is_replaced() -> None:
+    def script(turn: scripted.Turn) -> None:
+        (scripted.silent if peer.connections == 1 else scripted.answer)(turn)
+
+    with ScriptedPeer(script, device=bank()) as peer, quick(peer.url, timeout_s=0.02) as client:
+        for _ in range(8):
+            with pytest.raises(ModbusTimeoutError):
+                client.unit(1).read_holding_registers(ADDRESS, 2)
+        assert client.unit(1).read_holding_registers(ADDRESS, 2) == VALUES
+        assert client.statistics().replaced == {"silent": 1}

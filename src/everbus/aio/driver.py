@@ -218,7 +218,7 @@ class Driver:
         if self._closed:
             raise ServerStateError("this client is closed; connect() opens it again")
 
-    async def connect(self, within_s: float | None = None) -> None:
+    async def connect(self) -> None:
         """Connect now. Idempotent; several at a time make one connection. Opens a closed client again.
 
         Raises:
@@ -226,11 +226,11 @@ class Driver:
         """
         self._closed = False
         self._enter()
-        if not self.connected:
-            await self._connected(monotonic() + (self._options.connect_timeout_s if within_s is None else within_s))
         if self.persistent and (self._keeper is None or self._keeper.done()):
             assert self._loop is not None
             self._keeper = self._loop.create_task(self._keep_up())
+        if not self.connected:
+            await self._connected(monotonic() + self._options.connect_timeout_s)
 
     async def wait_connected(self, timeout_s: float | None = None) -> None:
         """Wait until a connection is up.
@@ -337,7 +337,7 @@ class Driver:
             link = self._link
             if link is not None:
                 await asyncio.shield(link.closed)
-            with suppress(ConnectError):
+            with suppress(ConnectError, ConnectionLostError):
                 await self._connected(monotonic() + self._options.connect_timeout_s)
                 continue
             await asyncio.sleep(max(0.0, self._not_before - monotonic()))
@@ -357,7 +357,7 @@ class Driver:
                 place.set_exception(ClientClosedError(f"the client of {self._endpoint} was closed"))
         self._up.set()  # whoever waits for a connection looks, and is told
         tasks = [task for task in (self._keeper, self._connecting) if task is not None]
-        self._keeper = None
+        self._keeper = None  # before anything is waited for: a connect meanwhile has its own
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

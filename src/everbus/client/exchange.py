@@ -14,7 +14,7 @@ from everbus.client.endpoint import Endpoint
 from everbus.client.health import Health
 from everbus.client.options import ClientOptions
 from everbus.client.retry import changes_nothing, pause_before_retry_s
-from everbus.errors import ExceptionResponseError, ModbusError, ModbusTimeoutError
+from everbus.errors import ExceptionResponseError, InvalidRequestError, ModbusError, ModbusTimeoutError
 from everbus.protocol.client_session import BROADCAST_UNIT, ClientSession, Completion, encode_request
 from everbus.protocol.codes import function_name
 from everbus.protocol.framing.mbap import MbapFramer
@@ -120,7 +120,7 @@ class Exchange:
         health = self._health
         health.calls += 1
         started = self._clock()
-        attempt_s = self._timeout_s / (self._options.retries + 1)
+        attempt_s = self._timeout_s / self._most_attempts(request)
         deadline = started + self._timeout_s
         attempts = 0
         while True:
@@ -133,7 +133,7 @@ class Exchange:
                 health.attempts += 1
                 completion: Completion | None = yield _new(Ask, (transaction, data, until))
                 if completion is None:
-                    raise self._timed_out(unit, request, until - started)
+                    raise self._timed_out(session, unit, request, until - started)
                 transaction = _ANSWERED
                 if completion.error is not None:
                     raise self._explained(completion.error, unit)
@@ -155,7 +155,13 @@ class Exchange:
                 started = self._clock()
             health.retries += 1
 
-    def _timed_out(self, unit: int, request: AnyRequest, within_s: float) -> ModbusTimeoutError:
+    def _most_attempts(self, request: AnyRequest) -> int:
+        """How often a request may be sent, at most: what is never repeated has all of the time."""
+        repeated = self._options.retry_writes or changes_nothing(request)
+        return self._options.retries + 1 if repeated else 1
+
+    def _timed_out(self, session: ClientSession, unit: int, request: AnyRequest, within_s: float) -> ModbusTimeoutError:
+        session.timed_out()
         return ModbusTimeoutError(
             f"unit {unit} of {self._peer} did not answer {function_name(request.function_code)} within "
             f"{within_s:.3g} s; is the unit right, is the device slower than timeout_s allows?"
@@ -170,6 +176,8 @@ class Exchange:
 
     def broadcast(self, request: AnyRequest) -> Script:
         """The script of a request to every unit of a serial line behind the peer; nobody answers it."""
+        if changes_nothing(request):
+            raise InvalidRequestError("nobody answers a broadcast: it cannot read; it was not sent")
         encode_request(request)
         self._health.calls += 1
         until = self._clock() + self._options.timeout_s

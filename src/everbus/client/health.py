@@ -95,8 +95,13 @@ class Health:
     )
 
     def __init__(self) -> None:
-        self.calls = self.attempts = self.retries = self.cancelled = 0
-        self.connects = self.connect_failures = self.lost = 0
+        self.calls: int = 0
+        self.attempts: int = 0
+        self.retries: int = 0
+        self.cancelled: int = 0
+        self.connects: int = 0
+        self.connect_failures: int = 0
+        self.lost: int = 0
         self.failed: dict[str, int] = {}
         self.replaced: dict[str, int] = {}
         self._units: dict[int, _Unit] = {}

@@ -21,7 +21,7 @@ class ClientOptions:
 
     Args:
         timeout_s: deadline of a whole call: connecting, waiting for a slot, retries and pauses
-            included. Each attempt gets ``timeout_s / (retries + 1)``.
+            included. Each attempt gets ``timeout_s / (retries + 1)``, a write that is not repeated all of it.
         connect_timeout_s: for a connection to be made; never past the call's own deadline.
         retries: further attempts after the first, for requests that may be repeated.
         max_in_flight: requests open at once on the connection. 1 suits every device; more only where

@@ -51,6 +51,7 @@ _PLAIN_READS: Final = (
     FunctionCode.READ_HOLDING_REGISTERS,
     FunctionCode.READ_INPUT_REGISTERS,
 )
+_MOST_UNANSWERED: Final = 8
 _REMEMBERED: Final = 1024
 """Ids of abandoned requests that are not used again while their late answers may come."""
 
@@ -153,6 +154,7 @@ class ClientSession:
         "_stale",
         "_submitted",
         "_table",
+        "_unanswered",
         "broken",
     )
 
@@ -178,7 +180,7 @@ class ClientSession:
         self._open: dict[int, tuple[int, AnyRequest]] = {}
         self._abandoned: deque[int] = deque()
         self._stale: set[int] = set()
-        self._submitted = self._completed = 0
+        self._submitted = self._completed = self._unanswered = 0
         self._counts = {"late": 0, "unknown": 0, "mismatched": 0, "lenient": 0}
         self.broken: str = ""
         """Why the connection must be replaced before the next request; empty: it need not be."""
@@ -267,6 +269,16 @@ class ClientSession:
         elif self._framer.pending and not self._belongs_to_another():
             self.broken = self.broken or "partial"
 
+    def timed_out(self) -> None:
+        """An answer did not come in time. Several in a row, and nothing heard at all: the peer may be stuck.
+
+        A connection that hangs at a device whose TCP still acknowledges is ended by nothing else. A
+        silent unit beside one that answers costs nothing: every byte begins the count anew.
+        """
+        self._unanswered += 1
+        if self._unanswered >= _MOST_UNANSWERED:
+            self.broken = self.broken or "silent"
+
     def _remember(self, transaction: int) -> None:
         self._abandoned.append(transaction)
         self._stale.add(transaction)
@@ -280,6 +292,7 @@ class ClientSession:
 
     def receive(self, data: bytes | bytearray | memoryview) -> list[Completion]:
         """Take in what was read; return the transactions that ended with it, in order."""
+        self._unanswered = 0
         completions: list[Completion] = []
         for frame in self._framer.feed(data):
             completion = self._complete(frame)

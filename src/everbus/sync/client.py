@@ -137,17 +137,17 @@ class Client:
         return response
 
     def broadcast(self, request: Request[Any]) -> None:
-        """Send a request to every unit of the serial line behind a gateway (unit 0); nobody answers.
+        """Send a write to every unit of the serial line behind a gateway (unit 0); nobody answers.
 
         Raises:
-            InvalidRequestError: it cannot be sent as it is; nothing was sent.
+            InvalidRequestError: it cannot be sent as it is, or it reads; nothing was sent.
             ConnectError, ConnectionLostError: no connection.
             ModbusTimeoutError: no room on the connection in time.
         """
         self._driver.run(self._exchange.broadcast(request))
 
     def connect(self) -> None:
-        """Connect now. Idempotent, in every state; a closed client is open again.
+        """Connect now. Idempotent, in every state; a closed client is open again. A persistent one goes on trying.
 
         Raises:
             ConnectError: no connection within ``connect_timeout_s``.

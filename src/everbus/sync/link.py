@@ -48,6 +48,10 @@ class SharedSession(ClientSession):
         with self.lock:
             return super().broadcast(request)
 
+    def timed_out(self) -> None:
+        with self.lock:
+            super().timed_out()
+
     def abandon(self, transaction: int) -> None:
         with self.lock:
             super().abandon(transaction)
@@ -284,4 +288,4 @@ def open_socket(endpoint: Endpoint, source: str, until: float) -> socket.socket:
             error = failure
         else:
             return sock
-    raise connect_error(endpoint, error, until - started) from error
+    raise connect_error(endpoint, error, max(0.0, until - started)) from error

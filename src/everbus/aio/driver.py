@@ -207,16 +207,24 @@ class Driver:
         """This is used in a running loop, always the same one while a connection is up."""
         loop = asyncio.get_running_loop()
         if self._loop is not loop or self._pid != os.getpid():
-            if self._link is not None:
-                raise ServerStateError(
-                    "this client has a connection in another event loop or process: close it there, or make one here"
-                )
-            self._loop, self._pid = loop, os.getpid()
-            self._deadlines = Deadlines(loop)
-            self._used = 0
-            self._waiting.clear()
+            self._move(loop)
         if self._closed:
             raise ServerStateError("this client is closed; connect() opens it again")
+
+    def _move(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin anew in this loop: the one before has ended, or is that of the process that this one is a child of."""
+        if self._link is not None:
+            if self._loop is not None and not self._loop.is_closed() and self._pid == os.getpid():
+                raise ServerStateError(
+                    "this client has a connection in another event loop: close it there, or make another client here"
+                )
+            self._link.disown()
+        self._link = self._keeper = self._connecting = None
+        self._loop, self._pid = loop, os.getpid()
+        self._deadlines = Deadlines(loop)
+        self._up = asyncio.Event()
+        self._used = 0
+        self._waiting.clear()
 
     async def connect(self) -> None:
         """Connect now. Idempotent; several at a time make one connection. Opens a closed client again.
@@ -344,6 +352,8 @@ class Driver:
 
     async def disconnect(self) -> None:
         """End the connection; the next request makes a new one. Idempotent."""
+        if self._loop is not None and (self._loop is not asyncio.get_running_loop() or self._pid != os.getpid()):
+            self._move(asyncio.get_running_loop())
         if self._link is not None:
             link = self._link
             link.close(CLOSED)
@@ -352,16 +362,19 @@ class Driver:
     async def close(self) -> None:
         """End everything: what waits fails with ``ConnectionLostError``. Idempotent, in every state."""
         self._closed = True
+        self._up.set()  # whoever waits for a connection looks, and is told
+        self._up.clear()
+        if self._loop is None:
+            return
+        if self._loop is not asyncio.get_running_loop() or self._pid != os.getpid():
+            self._move(asyncio.get_running_loop())
         for place in self._waiting:
             if not place.done():
                 place.set_exception(ClientClosedError(f"the client of {self._endpoint} was closed"))
-        self._up.set()  # whoever waits for a connection looks, and is told
         tasks = [task for task in (self._keeper, self._connecting) if task is not None]
         self._keeper = None  # before anything is waited for: a connect meanwhile has its own
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.disconnect()
-        self._up.clear()
-        if self._loop is asyncio.get_running_loop():
-            self._deadlines.close()
+        self._deadlines.close()

@@ -152,6 +152,12 @@ class Link(asyncio.BufferedProtocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def disown(self) -> None:
+        """Its loop has ended, or is another process's: close this copy of the socket, and nothing else."""
+        self.reason = "forked"
+        if self._transport is not None:
+            self._transport.leave()
+
     # Called by the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

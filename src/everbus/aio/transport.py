@@ -106,6 +106,11 @@ class SocketTransport(asyncio.Transport):
         self._fail(OSError(errno.EBADF, "its descriptor was closed by somebody else"))
         self._socket.detach()
 
+    def leave(self) -> None:
+        """Close this copy of the socket without a word to its loop, which has ended or is another process's."""
+        self._closing = True
+        self._socket.close()
+
     # Reading
 
     def start(self) -> None:

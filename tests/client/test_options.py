@@ -25,6 +25,11 @@ def test_the_defaults_suit_every_device() -> None:
         ("max_in_flight", 0),
         ("max_in_flight", 1025),
         ("matching", "loose"),
+        ("timeout_s", "3"),
+        ("timeout_s", True),
+        ("connect_timeout_s", 86_401),
+        ("retries", 1.5),
+        ("max_in_flight", 2.0),
     ],
 )
 def test_what_cannot_work_is_refused_with_its_name(name: str, wrong: object) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf
-from typing import get_args
+from typing import Final, get_args
 
 from everbus.errors import ConfigurationError
 from everbus.protocol.client_session import Matching
@@ -12,7 +11,10 @@ from everbus.protocol.pdu.table import PUBLIC, FunctionTable
 
 __all__ = ["ClientOptions"]
 
-_MOST_IN_FLIGHT = 1024
+_MOST_IN_FLIGHT: Final = 1024
+_MOST_RETRIES: Final = 100
+_DAY_S: Final = 86_400
+"""Longer than anybody waits, and shorter than what the system's timers take."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,14 +54,25 @@ class ClientOptions:
 
     def __post_init__(self) -> None:
         for name in ("timeout_s", "connect_timeout_s"):
-            self._demand(name, 0 < getattr(self, name) < inf, "is a time above 0 s")
+            value = getattr(self, name)
+            self._demand(name, _is_time(value) and value > 0, "is a time above 0 s, a day at most")
         for name in ("spacing_s", "connect_delay_s"):
-            self._demand(name, 0 <= getattr(self, name) < inf, "is a time, 0 s or more")
-        self._demand("retry_busy_s", self.retry_busy_s is None or 0 <= self.retry_busy_s < inf, "is a time, or None")
-        self._demand("retries", self.retries >= 0, "is 0 or more")
-        self._demand("max_in_flight", 1 <= self.max_in_flight <= _MOST_IN_FLIGHT, f"is 1 to {_MOST_IN_FLIGHT}")
+            self._demand(name, _is_time(getattr(self, name)), "is a time, 0 s to a day")
+        busy = self.retry_busy_s
+        self._demand("retry_busy_s", busy is None or _is_time(busy), "is a time, 0 s to a day, or None")
+        self._demand("retries", _is_count(self.retries, 0, _MOST_RETRIES), f"is a whole number, 0 to {_MOST_RETRIES}")
+        most = _MOST_IN_FLIGHT
+        self._demand("max_in_flight", _is_count(self.max_in_flight, 1, most), f"is a whole number, 1 to {most}")
         self._demand("matching", self.matching in get_args(Matching), f"is one of {', '.join(get_args(Matching))}")
 
     def _demand(self, name: str, holds: bool, what: str) -> None:
         if not holds:
             raise ConfigurationError(f"{name} {what}, not {getattr(self, name)!r}")
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= _DAY_S
+
+
+def _is_count(value: object, least: int, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most

@@ -13,7 +13,6 @@ from everbus.errors import (
     ModbusTimeoutError,
     PduError,
 )
-from everbus.protocol.framing.mbap import MbapFramer
 from everbus.service.bank import Bank
 from everbus.testing import scripted
 from everbus.testing.scripted import Step
@@ -34,11 +33,6 @@ def value(address: int) -> int:
     return (0x1234 + (address - ADDRESS) * 0x4444) & 0xFFFF
 
 
-def _foreign_protocol(turn: scripted.Turn) -> None:
-    right = MbapFramer().encode(turn.frame.unit, turn.right, turn.frame.transaction)
-    turn.send(right[:2] + b"\x00\x07" + right[4:])
-
-
 ROGUES: dict[str, tuple[Step, type[ModbusError]]] = {
     "wrong transaction": (scripted.wrong_transaction(), ModbusTimeoutError),
     "swapped transaction": (scripted.wrong_transaction(0x100), ModbusTimeoutError),
@@ -50,7 +44,7 @@ ROGUES: dict[str, tuple[Step, type[ModbusError]]] = {
     "byte count too large": (scripted.pdu(bytes.fromhex("03FA12345678")), PduError),
     "byte count odd": (scripted.pdu(bytes.fromhex("0303123456")), PduError),
     "unknown function": (scripted.pdu(bytes.fromhex("41")), PduError),
-    "foreign protocol": (_foreign_protocol, ConnectionLostError),
+    "foreign protocol": (scripted.wrong_protocol(), ConnectionLostError),
     "garbage": (scripted.raw(b"\xde\xad\xbe\xef" * 8), ConnectionLostError),
     "partial": (scripted.partial(9), ModbusTimeoutError),
     "closed in mid answer": (scripted.partial(9, then_close=True), ConnectionLostError),

@@ -225,7 +225,7 @@ async def test_a_pool_that_closes_while_a_connection_is_checked_says_so(monkeypa
         peer.drop_connections()
         (client,) = pool._clients.values()
         await until(lambda: not client.connected)
-        monkeypatch.setattr(AsyncClient, "connected", property(lambda _: pool._core.close(0.0) and False))
+        monkeypatch.setattr(AsyncClient, "check", lambda _: pool._core.close(0.0) and False)
         with pytest.raises(PoolExhaustedError, match="closed"):
             await pool.unit(peer.url).read_coils(0, 1)
         monkeypatch.undo()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from everbus.client.endpoint import parse_endpoint
-from everbus.client.exchange import NOBODY, Ask, Exchange, Link, Pause, Script, new_session
+from everbus.client.exchange import NOBODY, Ask, Exchange, Pause, Room, Script, new_session
 from everbus.client.health import Health
 from everbus.client.options import ClientOptions
 from everbus.errors import (
@@ -56,7 +56,7 @@ def returned(script: Script, outcome: object) -> object:
 def test_a_request_takes_a_link_asks_and_returns_the_response() -> None:
     bench = Bench()
     script = bench.exchange.script(1, READ)
-    assert next(script) == Link(1, 101.5, False)
+    assert next(script) == Room(1, 101.5, False)
     ask = script.send(bench.session)
     assert ask == Ask(1, bytes.fromhex("000100000006010300000001"), 101.5)
     assert returned(script, bench.completion(ask)) == ReadHoldingRegistersResponse(b"\x00\x2a")
@@ -71,7 +71,7 @@ def test_silence_is_repeated_with_a_new_id_then_given_up() -> None:
     ids = []
     step = next(script)
     for attempt in range(3):
-        assert step == Link(1, 101.0 + attempt, False)
+        assert step == Room(1, 101.0 + attempt, False)
         ask = script.send(bench.session)
         assert isinstance(ask, Ask)
         ids.append(ask.transaction)
@@ -91,7 +91,7 @@ def test_a_fast_failure_leaves_its_time_to_nobody_else() -> None:
     next(script)
     script.send(bench.session)
     bench.now += 0.25
-    assert script.throw(ConnectionLostError("gone")) == Link(1, 101.75, False)
+    assert script.throw(ConnectionLostError("gone")) == Room(1, 101.75, False)
 
 
 def test_nobody_there_is_tried_again_after_a_pause_and_within_the_deadline() -> None:
@@ -100,7 +100,7 @@ def test_nobody_there_is_tried_again_after_a_pause_and_within_the_deadline() -> 
     next(script)
     assert script.throw(ConnectError("refused")) == Pause(100.1)
     bench.now = 100.1
-    assert script.send(None) == Link(1, 103.0, True)
+    assert script.send(None) == Room(1, 103.0, True)
     with pytest.raises(ConnectError):
         script.throw(ConnectError("refused"))
 
@@ -158,15 +158,15 @@ def test_what_cannot_be_sent_asks_for_nothing(unit: int, request_: ReadHoldingRe
 def test_somebody_may_know_that_the_device_is_slow() -> None:
     bench = Bench(timeout_s=3.0, retries=0)
     bench.exchange.require_timeout(8.0)
-    assert next(bench.exchange.script(1, READ)) == Link(1, 108.0, False)
+    assert next(bench.exchange.script(1, READ)) == Room(1, 108.0, False)
     bench.exchange.require_timeout(1.0)
-    assert next(bench.exchange.script(1, READ)) == Link(1, 103.0, False)
+    assert next(bench.exchange.script(1, READ)) == Room(1, 103.0, False)
 
 
 def test_a_broadcast_goes_to_unit_0_and_waits_for_nobody() -> None:
     bench = Bench()
     script = bench.exchange.broadcast(WriteSingleRegisterRequest(0, 1))
-    assert next(script) == Link(0, 103.0, True)
+    assert next(script) == Room(0, 103.0, True)
     ask = script.send(bench.session)
     assert isinstance(ask, Ask)
     assert (ask.transaction, ask.data[6]) == (NOBODY, 0)

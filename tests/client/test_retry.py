@@ -73,25 +73,45 @@ def test_what_is_repeated_and_when(
     assert pause_before_retry_s(error, request_, sent, ClientOptions(**options)) == pause_s  # type: ignore[arg-type]
 
 
+def pauses(backoff: Backoff, times: int) -> list[float]:
+    found = []
+    for _ in range(times):
+        backoff.failed(100.0)
+        found.append(round(backoff.not_before - 100.0, 3))
+    return found
+
+
 def test_back_off_doubles_up_to_its_longest_pause_and_starts_again() -> None:
     backoff = Backoff(lambda: 1.0)
-    assert [round(backoff.failed(), 1) for _ in range(11)] == [
-        0.1,
-        0.2,
-        0.4,
-        0.8,
-        1.6,
-        3.2,
-        6.4,
-        12.8,
-        25.6,
-        30.0,
-        30.0,
-    ]
-    backoff.succeeded()
-    assert backoff.failed() == 0.1
+    assert pauses(backoff, 11) == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30.0, 30.0]
+    backoff.connected(200.0)
+    backoff.ended(200.1, answered=True, by_peer=True)
+    assert pauses(backoff, 1) == [0.1]
 
 
 def test_back_off_has_jitter() -> None:
-    assert Backoff(lambda: 0.0).failed() == 0.05
-    assert Backoff(lambda: 0.5).failed() == pytest.approx(0.075)
+    assert pauses(Backoff(lambda: 0.0), 1) == [0.05]
+    assert pauses(Backoff(lambda: 0.5), 1) == [0.075]
+
+
+@pytest.mark.parametrize(
+    ("lasted_s", "answered", "by_peer", "pause_s"),
+    [(0.1, False, True, 0.2), (0.1, False, False, 0.0), (0.1, True, True, 0.0), (1.0, False, True, 0.0)],
+)
+def test_a_connection_that_the_peer_ends_at_once_counts_as_a_failure(
+    lasted_s: float, answered: bool, by_peer: bool, pause_s: float
+) -> None:
+    backoff = Backoff(lambda: 1.0)
+    backoff.failed(0.0)
+    backoff.connected(10.0)
+    backoff.ended(10.0 + lasted_s, answered=answered, by_peer=by_peer)
+    assert max(0.0, backoff.not_before - 10.0 - lasted_s) == pytest.approx(pause_s)
+
+
+def test_nobody_waits_for_more_than_half_of_his_time() -> None:
+    backoff = Backoff(lambda: 1.0)
+    assert backoff.pause_s(100.0, 103.0) == 0.0
+    pauses(backoff, 6)
+    assert backoff.pause_s(100.0, 103.0) == 1.5
+    assert backoff.pause_s(100.0, 200.0) == pytest.approx(3.2)
+    assert backoff.pause_s(110.0, 113.0) == 0.0

@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 
 from everbus.aio.driver import Driver
 from everbus.aio.unit import AsyncUnit
-from everbus.client.endpoint import Endpoint, parse_endpoint
+from everbus.client.endpoint import Endpoint, as_endpoint
 from everbus.client.exchange import Exchange
 from everbus.client.health import ClientStatistics, Health
 from everbus.client.options import ClientOptions
@@ -72,7 +72,7 @@ class AsyncClient:
         persistent: bool = False,
         # end of async only
     ) -> None:
-        self.endpoint: Endpoint = endpoint if isinstance(endpoint, Endpoint) else parse_endpoint(endpoint)
+        self.endpoint: Endpoint = as_endpoint(endpoint)
         """The peer."""
         self.options: ClientOptions = ClientOptions(
             timeout_s=timeout_s,

@@ -14,7 +14,7 @@ from typing import Any, Final
 from everbus.aio.link import CLOSED, Deadlines, Link, open_link
 from everbus.client import exchange
 from everbus.client.endpoint import Endpoint
-from everbus.client.exchange import Script, new_session
+from everbus.client.exchange import Script, new_session, room
 from everbus.client.health import Health
 from everbus.client.options import ClientOptions
 from everbus.client.pacing import Pacing
@@ -26,9 +26,6 @@ __all__ = ["Driver"]
 
 _BY_THE_PEER: Final = ("", "not_modbus")
 """Reasons of an end that are the peer's doing."""
-
-_SETTLED_S: Final = 1.0
-"""A connection that the peer ends sooner, without an answer, counts as a failure to connect: no busy loop."""
 
 
 class Driver:
@@ -48,14 +45,12 @@ class Driver:
         """Connect again by itself, not only when somebody asks; from ``connect`` on."""
         self.pacing: Pacing = Pacing(options)
         self._backoff = Backoff(random)
-        self._not_before = 0.0
-        self._connected_at = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = 0
         self._link: Link | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._keeper: asyncio.Task[None] | None = None
-        self._room = options.max_in_flight if endpoint.identified and options.matching == "strict" else 1
+        self._room = room(endpoint, options)
         self._used = 0
         self._waiting: deque[asyncio.Future[bool | None]] = deque()
         self._closed = False
@@ -95,7 +90,7 @@ class Driver:
                         if link is not None:
                             held, link = link, None
                             self._give_back(unit, held)
-                        if isinstance(step, exchange.Link):
+                        if isinstance(step, exchange.Room):
                             unit = step.unit
                             link = self._take_now(unit) or await self._take(unit, step.until)
                             outcome = link.session
@@ -294,10 +289,7 @@ class Driver:
         if old is not None:
             old.close(old.session.broken or "replaced")
             await asyncio.shield(old.closed)
-        now = monotonic()
-        pause_s = min(self._not_before - now, (until - now) / 2)
-        if pause_s > 0:
-            await asyncio.sleep(pause_s)
+        await asyncio.sleep(self._backoff.pause_s(monotonic(), until))
         within_s = self._options.connect_timeout_s  # each who waits has a deadline of its own
         link = Link(
             self._endpoint, new_session(self._endpoint, self._options, ClientSession), self._deadlines, self._lost
@@ -306,15 +298,15 @@ class Driver:
             await open_link(self._endpoint, self._options.source, within_s, link)
         except ConnectError:
             self._health.connect_failures += 1
-            self._not_before = monotonic() + self._backoff.failed()
+            self._backoff.failed(monotonic())
             raise
         if self._closed:
             link.close(CLOSED)
             raise ServerStateError("this client was closed while it connected")
         self._link = link
-        self._connected_at = monotonic()
         self._health.connects += 1
-        self.pacing.connected(self._connected_at)
+        self._backoff.connected(monotonic())
+        self.pacing.connected(monotonic())
         self._up.set()
         self._tell(True)
 
@@ -324,10 +316,8 @@ class Driver:
             self._health.lost += 1
         if link is self._link:
             self._link = None
-            if monotonic() - self._connected_at >= _SETTLED_S or link.session.statistics().completed:
-                self._backoff.succeeded()
-            elif link.reason in _BY_THE_PEER:
-                self._not_before = monotonic() + self._backoff.failed()
+            answered = link.session.statistics().completed > 0
+            self._backoff.ended(monotonic(), answered=answered, by_peer=link.reason in _BY_THE_PEER)
             self._up.clear()
             self._tell(False)
 
@@ -348,7 +338,7 @@ class Driver:
             with suppress(ConnectError, ConnectionLostError):
                 await self._connected(monotonic() + self._options.connect_timeout_s)
                 continue
-            await asyncio.sleep(max(0.0, self._not_before - monotonic()))
+            await asyncio.sleep(max(0.0, self._backoff.not_before - monotonic()))
 
     async def disconnect(self) -> None:
         """End the connection; the next request makes a new one. Idempotent."""

@@ -10,9 +10,8 @@ from typing import Any, Self, TypeVar
 
 from everbus.aio.client import AsyncClient
 from everbus.aio.unit import AsyncRequests
-from everbus.client.endpoint import Endpoint, parse_endpoint
+from everbus.client.endpoint import Endpoint, as_endpoint
 from everbus.client.pool_core import Action, Grant, PoolCore, PoolOptions, PoolStatistics, Refused, Wait, Wake
-from everbus.errors import PoolExhaustedError
 from everbus.maps.planner import HoleMap
 from everbus.protocol.pdu.base import Request, Response
 from everbus.protocol.values import check_unit
@@ -62,7 +61,7 @@ class AsyncPool:
             ConfigurationError: the endpoint is not one.
             UsageError: the number is outside 0..255.
         """
-        return AsyncPooledUnit(self, _endpoint(endpoint), check_unit(number))
+        return AsyncPooledUnit(self, as_endpoint(endpoint), check_unit(number))
 
     @asynccontextmanager
     async def client(self, endpoint: str | Endpoint) -> AsyncIterator[AsyncClient]:
@@ -72,7 +71,7 @@ class AsyncPool:
             PoolExhaustedError: none was free within ``wait_s``, or too many wait.
             ConnectError: the device cannot be reached.
         """
-        where = _endpoint(endpoint)
+        where = as_endpoint(endpoint)
         grant = await self._acquire(where)
         clean = False
         try:
@@ -89,7 +88,7 @@ class AsyncPool:
         if isinstance(outcome, Wait):
             outcome = await self._turn(outcome.token)
         if isinstance(outcome, Refused):
-            raise PoolExhaustedError(_WHY[outcome.reason].format(endpoint=endpoint, wait_s=self._wait_s))
+            raise outcome.error(endpoint, self._wait_s)
         return outcome
 
     async def _turn(self, token: int) -> Grant | Refused:
@@ -107,11 +106,11 @@ class AsyncPool:
 
     async def _prepared(self, grant: Grant, endpoint: Endpoint) -> AsyncClient:
         """The client of a grant, connected."""
-        if grant.step == "check" and not self._clients[grant.link].connected:
+        if grant.step == "check" and not self._clients[grant.link].check():
             outcome, actions = self._core.replace(grant.token, monotonic())
             self._carry_out(actions)
             if isinstance(outcome, Refused):
-                raise PoolExhaustedError(_WHY[outcome.reason])
+                raise outcome.error(endpoint, self._wait_s)
             grant = outcome
         if grant.step != "open":
             return self._clients[grant.link]
@@ -182,14 +181,3 @@ class AsyncPooledUnit(AsyncRequests):
     async def _ask(self, request: Request[R], unit: int) -> R:
         async with self._pool.client(self._endpoint) as client:
             return await client.call(request, unit)
-
-
-_WHY = {
-    "deadline": "every connection to {endpoint} was in use for {wait_s:.3g} s; is the device slow, are more allowed?",
-    "full": "too many wait for connections already; {endpoint} was not asked",
-    "closed": "the pool is closed",
-}
-
-
-def _endpoint(endpoint: str | Endpoint) -> Endpoint:
-    return endpoint if isinstance(endpoint, Endpoint) else parse_endpoint(endpoint)

@@ -16,7 +16,7 @@ from everbus.aio.registry import Registry
 from everbus.aio.statistics import Drained, Forced, ServerStatistics
 from everbus.aio.tally import Tally
 from everbus.aio.transport import Sockets
-from everbus.client.endpoint import DEFAULT_SERVER_ENDPOINT, Endpoint, parse_endpoint
+from everbus.client.endpoint import DEFAULT_SERVER_ENDPOINT, Endpoint, as_endpoint
 from everbus.errors import ConfigurationError, ServerStateError, UsageError
 from everbus.limits import Limits
 from everbus.observe import Event, EventKind, Observer
@@ -74,7 +74,7 @@ class Server:
     ) -> None:
         self._units = as_units(handler)
         given = endpoints or (DEFAULT_SERVER_ENDPOINT,)
-        self._given = [_servable(e if isinstance(e, Endpoint) else parse_endpoint(e)) for e in given]
+        self._given = [_servable(as_endpoint(one)) for one in given]
         self.limits: Limits = limits or Limits()
         """The bounds; settled and lowered to what the process can hold once started."""
         self._tally = Tally(observer or LogObserver())

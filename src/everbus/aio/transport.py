@@ -1,4 +1,4 @@
-"""Transports of plain sockets: what asyncio's own do, in half the time.
+"""Transports of plain sockets: what asyncio's own do, with less work.
 
 asyncio's transport costs a task and seven turns of the loop for every connection, and for every read
 a chain of calls that ends in ``recv_into``. This one asks the loop for nothing but to watch the

@@ -12,7 +12,7 @@ from typing import Final
 
 from everbus.errors import ConfigurationError
 
-__all__ = ["DEFAULT_SERVER_ENDPOINT", "MODBUS_PORT", "Endpoint", "parse_endpoint"]
+__all__ = ["DEFAULT_SERVER_ENDPOINT", "MODBUS_PORT", "Endpoint", "as_endpoint", "parse_endpoint"]
 
 MODBUS_PORT: Final = 502
 DEFAULT_SERVER_ENDPOINT: Final = "tcp://127.0.0.1:5020"
@@ -47,6 +47,15 @@ class Endpoint:
             return f"unix://{self.path}"
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.scheme}://{host}:{self.port}"
+
+
+def as_endpoint(given: str | Endpoint) -> Endpoint:
+    """An endpoint of what a user gives: one, or its URL.
+
+    Raises:
+        ConfigurationError: it is neither.
+    """
+    return given if isinstance(given, Endpoint) else parse_endpoint(given)
 
 
 def parse_endpoint(text: str, default_port: int = MODBUS_PORT) -> Endpoint:

@@ -23,7 +23,17 @@ from everbus.protocol.pdu.base import Response
 from everbus.protocol.pdu.table import AnyRequest
 from everbus.protocol.values import check_unit
 
-__all__ = ["NOBODY", "Ask", "Exchange", "Link", "Pause", "Script", "Step", "new_session"]
+__all__ = ["NOBODY", "Ask", "Exchange", "Pause", "Room", "Script", "Step", "exact", "new_session", "room"]
+
+
+def exact(endpoint: Endpoint, options: ClientOptions) -> bool:
+    """Answers are told apart by their transaction ids: there are some, and they are trusted."""
+    return endpoint.identified and options.matching == "strict"
+
+
+def room(endpoint: Endpoint, options: ClientOptions) -> int:
+    """Requests that may be open at once on one connection."""
+    return options.max_in_flight if exact(endpoint, options) else 1
 
 
 AnySession = TypeVar("AnySession", bound=ClientSession)
@@ -35,7 +45,7 @@ def new_session(endpoint: Endpoint, options: ClientOptions, kind: type[AnySessio
     return kind(options.table, framer=framer, identified=endpoint.identified, matching=options.matching)
 
 
-class Link(NamedTuple):
+class Room(NamedTuple):
     """Give me a connection with room for a request to this unit, until then at the latest.
 
     Answered with its session. Raises ``ConnectError`` or ``ModbusTimeoutError`` into the script. The
@@ -75,7 +85,7 @@ _ANSWERED: Final = -2
 _new: Final = tuple.__new__
 """Builds a named tuple without a call in Python: two steps are taken for every request."""
 
-Step: TypeAlias = Link | Ask | Pause
+Step: TypeAlias = Room | Ask | Pause
 Script: TypeAlias = Generator[Step, Any, Response | None]
 
 
@@ -117,10 +127,10 @@ class Exchange:
         """
         check_unit(unit)
         pdu = encode_request(request)
-        health = self._health
-        health.calls += 1
+        careful = not changes_nothing(request)
+        self._health.calls += 1
         started = self._clock()
-        attempt_s = self._timeout_s / self._most_attempts(request)
+        attempt_s = self._timeout_s / self._most_attempts(careful)
         deadline = started + self._timeout_s
         attempts = 0
         while True:
@@ -128,24 +138,24 @@ class Exchange:
             until = min(deadline, started + attempt_s)
             transaction = _NOT_SENT
             try:
-                session: ClientSession = yield _new(Link, (unit, until, not changes_nothing(request)))
+                session: ClientSession = yield _new(Room, (unit, until, careful))
                 transaction, data = session.submit(unit, request, pdu)
-                health.attempts += 1
+                self._health.attempts += 1
                 completion: Completion | None = yield _new(Ask, (transaction, data, until))
                 if completion is None:
                     raise self._timed_out(session, unit, request, until - started)
                 transaction = _ANSWERED
                 if completion.error is not None:
                     raise self._explained(completion.error, unit)
-                health.answered(unit)
+                self._health.answered(unit)
                 return completion.response
             except ModbusError as error:
                 if transaction != _NOT_SENT:
-                    health.attempt_failed(unit, error)
+                    self._health.attempt_failed(unit, error)
                 pause_s = pause_before_retry_s(error, request, transaction != _NOT_SENT, self._options)
                 started = self._clock()
                 if pause_s is None or attempts > self._options.retries or started + pause_s >= deadline:
-                    health.call_failed(error)
+                    self._health.call_failed(error)
                     raise
             finally:
                 if transaction >= 0:
@@ -153,12 +163,11 @@ class Exchange:
             if pause_s:
                 yield Pause(started + pause_s)
                 started = self._clock()
-            health.retries += 1
+            self._health.retries += 1
 
-    def _most_attempts(self, request: AnyRequest) -> int:
+    def _most_attempts(self, careful: bool) -> int:
         """How often a request may be sent, at most: what is never repeated has all of the time."""
-        repeated = self._options.retry_writes or changes_nothing(request)
-        return self._options.retries + 1 if repeated else 1
+        return 1 if careful and not self._options.retry_writes else self._options.retries + 1
 
     def _timed_out(self, session: ClientSession, unit: int, request: AnyRequest, within_s: float) -> ModbusTimeoutError:
         session.timed_out()
@@ -182,7 +191,7 @@ class Exchange:
         self._health.calls += 1
         until = self._clock() + self._options.timeout_s
         try:
-            session: ClientSession = yield Link(BROADCAST_UNIT, until, True)
+            session: ClientSession = yield Room(BROADCAST_UNIT, until, True)
             self._health.attempts += 1
             yield Ask(NOBODY, session.broadcast(request), until)
         except ModbusError as error:

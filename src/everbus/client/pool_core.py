@@ -16,9 +16,9 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from itertools import count
 from math import inf
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
-from everbus.errors import ConfigurationError, UsageError
+from everbus.errors import ConfigurationError, PoolExhaustedError, UsageError
 
 __all__ = ["Action", "Close", "Grant", "PoolCore", "PoolOptions", "PoolStatistics", "Refused", "Wait", "Wake"]
 
@@ -89,6 +89,17 @@ class Refused:
     """No link: none was free by the ``deadline``, the queue is ``full``, or the pool is ``closed``."""
 
     reason: Literal["closed", "deadline", "full"]
+
+    def error(self, key: Hashable, wait_s: float) -> PoolExhaustedError:
+        """What its user is told."""
+        return PoolExhaustedError(_WHY[self.reason].format(key=key, wait_s=wait_s))
+
+
+_WHY: Final = {
+    "deadline": "every connection to {key} was in use for {wait_s:.3g} s; is the device slow, are more allowed?",
+    "full": "too many wait for connections already; {key} was not asked",
+    "closed": "the pool is closed",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,8 @@ __all__ = ["Backoff", "changes_nothing", "pause_before_retry_s"]
 
 FIRST_BACKOFF_S: Final = 0.1
 MOST_BACKOFF_S: Final = 30.0
+_SETTLED_S: Final = 1.0
+"""A connection that lasts so long was one."""
 
 _READS: Final = frozenset(
     {
@@ -70,23 +72,40 @@ def pause_before_retry_s(error: ModbusError, request: AnyRequest, sent: bool, op
 class Backoff:
     """How long to leave a peer alone that cannot be reached: 0.1 s, doubling to 30 s, with jitter.
 
+    A connection that the peer ends soon, without an answer, counts as one that could not be made: no
+    busy loop of connects.
+
     Args:
         random: gives numbers of 0..1, so that many clients do not come back at once.
         most_s: the longest pause.
     """
 
-    __slots__ = ("_most_s", "_next_s", "_random")
+    __slots__ = ("_connected_at", "_most_s", "_next_s", "_random", "not_before")
 
     def __init__(self, random: Callable[[], float], most_s: float = MOST_BACKOFF_S) -> None:
         self._random = random
         self._most_s = most_s
         self._next_s = 0.0
+        self._connected_at = 0.0
+        self.not_before: float = 0.0
+        """When to try again, in seconds of the caller's clock."""
 
-    def failed(self) -> float:
-        """Another try failed; how long to wait before the next: between half and all of the pause."""
+    def pause_s(self, now: float, until: float) -> float:
+        """How long to wait before a try: for whoever has until then, at most half of that time."""
+        return max(0.0, min(self.not_before - now, (until - now) / 2))
+
+    def failed(self, now: float) -> None:
+        """Another try failed: the next comes after between half and all of the pause, which doubles."""
         self._next_s = min(self._most_s, self._next_s * 2 or FIRST_BACKOFF_S)
-        return self._next_s * (0.5 + 0.5 * self._random())
+        self.not_before = now + self._next_s * (0.5 + 0.5 * self._random())
 
-    def succeeded(self) -> None:
-        """The peer is there: the next pause is the first again."""
-        self._next_s = 0.0
+    def connected(self, now: float) -> None:
+        """A connection is there."""
+        self._connected_at = now
+
+    def ended(self, now: float, *, answered: bool, by_peer: bool) -> None:
+        """It has ended: whether it ever carried an answer, and whether that was the peer's doing."""
+        if answered or now - self._connected_at >= _SETTLED_S:
+            self._next_s = 0.0
+        elif by_peer:
+            self.failed(now)

@@ -41,8 +41,7 @@ _Plan = tuple[bytes, Callable[[], bytes | bytearray]]
 """How a plain read is answered: the response's function code and byte count, and where the rest comes from."""
 
 _MOST_PLANS: Final = 512
-"""What is remembered of reads, about 100 KiB a device: a stranger's odd requests cost no more."""
-
+"""What is remembered of reads, about 250 KiB a device: a stranger's odd requests cost no more."""
 
 _ReadRequest = bits.ReadBitsRequest[Any] | registers.ReadRegistersRequest[Any]
 _MOST_DATA_BYTES: Final = 250

@@ -8,7 +8,7 @@ from __future__ import annotations
 from time import monotonic
 from typing import Any, Self, TypeVar
 
-from everbus.client.endpoint import Endpoint, parse_endpoint
+from everbus.client.endpoint import Endpoint, as_endpoint
 from everbus.client.exchange import Exchange
 from everbus.client.health import ClientStatistics, Health
 from everbus.client.options import ClientOptions
@@ -67,7 +67,7 @@ class Client:
         source: str = "",
         table: FunctionTable = PUBLIC,
     ) -> None:
-        self.endpoint: Endpoint = endpoint if isinstance(endpoint, Endpoint) else parse_endpoint(endpoint)
+        self.endpoint: Endpoint = as_endpoint(endpoint)
         """The peer."""
         self.options: ClientOptions = ClientOptions(
             timeout_s=timeout_s,

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from everbus.client import exchange
 from everbus.client.endpoint import Endpoint
-from everbus.client.exchange import Script, new_session
+from everbus.client.exchange import Script, exact, new_session, room
 from everbus.client.health import Health
 from everbus.client.options import ClientOptions
 from everbus.client.pacing import Pacing
@@ -20,9 +20,6 @@ from everbus.protocol.client_session import ClientSession
 from everbus.sync.link import CLOSED, Link, SharedLink, SharedSession, open_socket
 
 __all__ = ["Driver"]
-
-_SETTLED_S: Final = 1.0
-"""A connection that the peer ends sooner, without an answer, counts as a failure to connect: no busy loop."""
 
 _FRESH_S: Final = 0.05
 """A connection that was used so lately is not asked whether it has ended before it is used again."""
@@ -43,12 +40,10 @@ class Driver:
         self._health = health
         self.pacing: Pacing = Pacing(options)
         self._backoff = Backoff(random)
-        self._not_before = 0.0
-        self._connected_at = 0.0
         self._link: Link | None = None
         self._closed = False
-        self._exact = endpoint.identified and options.matching == "strict"
-        self._room = options.max_in_flight if self._exact else 1
+        self._exact = exact(endpoint, options)
+        self._room = room(endpoint, options)
         self._begin()
 
     def _begin(self) -> None:
@@ -77,7 +72,7 @@ class Driver:
     def run(self, script: Script) -> Any:
         """Carry a script out; return what it returns, raise what it raises.
 
-        An exception that a signal handler raises, as Ctrl-C does, leaves the client usable.
+        An exception that a signal handler raises while it waits, as Ctrl-C does, leaves the client usable.
         """
         link: Link | None = None
         unit = 0
@@ -91,7 +86,7 @@ class Driver:
                         if link is not None:
                             held, link = link, None
                             self._give_back(unit, held)
-                        if isinstance(step, exchange.Link):
+                        if isinstance(step, exchange.Room):
                             unit = step.unit
                             link = self._take(unit, step.until, step.careful)
                             outcome = link.session
@@ -216,10 +211,7 @@ class Driver:
 
     def _make(self, until: float) -> Link:
         """Make a new connection, after the back-off: at most half of the time that the caller has is spent on that."""
-        now = monotonic()
-        pause_s = min(self._not_before - now, (until - now) / 2)
-        if pause_s > 0:
-            sleep(pause_s)
+        sleep(self._backoff.pause_s(monotonic(), until))
         try:
             sock = open_socket(
                 self._endpoint, self._options.source, min(until, monotonic() + self._options.connect_timeout_s)
@@ -227,7 +219,7 @@ class Driver:
         except ConnectError:
             self._health.connect_failures += 1
             if monotonic() < until:  # else it had less time than connect_timeout_s, which is not its fault
-                self._not_before = monotonic() + self._backoff.failed()
+                self._backoff.failed(monotonic())
             raise
         link: Link
         if self._room == 1:
@@ -237,8 +229,8 @@ class Driver:
             link = SharedLink(self._endpoint, session, sock)
         self._link = link
         self._health.connects += 1
-        self._connected_at = monotonic()
-        self.pacing.connected(self._connected_at)
+        self._backoff.connected(monotonic())
+        self.pacing.connected(monotonic())
         if self._closed:  # by another thread, meanwhile
             self._retire(link, CLOSED)
             raise ClientClosedError(f"the client of {self._endpoint} was closed while it connected")
@@ -253,10 +245,8 @@ class Driver:
             self._health.lost += 1
         link.close(reason or "lost")
         self._health.session_ended(link.session.statistics(), "" if link.lost or link.reason == CLOSED else link.reason)
-        if monotonic() - self._connected_at >= _SETTLED_S or link.session.statistics().completed:
-            self._backoff.succeeded()
-        elif link.lost or link.reason == "not_modbus":
-            self._not_before = monotonic() + self._backoff.failed()
+        answered = link.session.statistics().completed > 0
+        self._backoff.ended(monotonic(), answered=answered, by_peer=link.lost or link.reason == "not_modbus")
 
     def disconnect(self) -> None:
         """End the connection; the next request makes a new one. Idempotent, in any thread."""

@@ -9,9 +9,8 @@ from contextlib import contextmanager
 from time import monotonic
 from typing import Any, Self, TypeVar
 
-from everbus.client.endpoint import Endpoint, parse_endpoint
+from everbus.client.endpoint import Endpoint, as_endpoint
 from everbus.client.pool_core import Action, Grant, PoolCore, PoolOptions, PoolStatistics, Refused, Wait, Wake
-from everbus.errors import PoolExhaustedError
 from everbus.maps.planner import HoleMap
 from everbus.protocol.pdu.base import Request, Response
 from everbus.protocol.values import check_unit
@@ -68,7 +67,7 @@ class Pool:
             ConfigurationError: the endpoint is not one.
             UsageError: the number is outside 0..255.
         """
-        return PooledUnit(self, _endpoint(endpoint), check_unit(number))
+        return PooledUnit(self, as_endpoint(endpoint), check_unit(number))
 
     @contextmanager
     def client(self, endpoint: str | Endpoint) -> Iterator[Client]:
@@ -80,7 +79,7 @@ class Pool:
         """
         if self._pid != os.getpid():
             self._begin()  # the parent's connections stay the parent's
-        where = _endpoint(endpoint)
+        where = as_endpoint(endpoint)
         grant = self._acquire(where)
         clean = False
         try:
@@ -101,7 +100,7 @@ class Pool:
         if isinstance(outcome, Wait):
             outcome = self._turn(outcome.token, deadline)
         if isinstance(outcome, Refused):
-            raise PoolExhaustedError(_WHY[outcome.reason].format(endpoint=endpoint, wait_s=self._wait_s))
+            raise outcome.error(endpoint, self._wait_s)
         return outcome
 
     def _turn(self, token: int, deadline: float) -> Grant | Refused:
@@ -127,7 +126,7 @@ class Pool:
                 closing = self._carry_out(actions)
             _close(closing)
             if isinstance(outcome, Refused):
-                raise PoolExhaustedError(_WHY[outcome.reason])
+                raise outcome.error(endpoint, self._wait_s)
             grant = outcome
         if grant.step != "open":
             return self._clients[grant.link]
@@ -186,17 +185,6 @@ class PooledUnit(Requests):
     def _ask(self, request: Request[R], unit: int) -> R:
         with self._pool.client(self._endpoint) as client:
             return client.call(request, unit)
-
-
-_WHY = {
-    "deadline": "every connection to {endpoint} was in use for {wait_s:.3g} s; is the device slow, are more allowed?",
-    "full": "too many wait for connections already; {endpoint} was not asked",
-    "closed": "the pool is closed",
-}
-
-
-def _endpoint(endpoint: str | Endpoint) -> Endpoint:
-    return endpoint if isinstance(endpoint, Endpoint) else parse_endpoint(endpoint)
 
 
 def _close(clients: list[Client]) -> None:

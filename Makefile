@@ -4,6 +4,8 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
+# What is compiled is kept, whatever the environment says: every process of a test would compile it all anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 BIN := .venv/bin
 RUN := .venv/.run-installed

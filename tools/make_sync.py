@@ -24,6 +24,7 @@ _WORDS = (
     (re.compile(r"\basync def\b"), "def"),
     (re.compile(r"\basync with\b"), "with"),
     (re.compile(r"\bawait "), ""),
+    (re.compile(r"\bCoroutine\[Any, Any, (\w+)\]"), r"\1"),
     (re.compile(r"\b__aenter__\b"), "__enter__"),
     (re.compile(r"\b__aexit__\b"), "__exit__"),
     (re.compile(r"\bAsync(?=[A-Z])"), ""),

@@ -173,6 +173,8 @@ def _value(value: object) -> str:
     """A value as code, as far as that says something that stays the same."""
     if isinstance(value, enum.Enum):
         return f"{type(value).__name__}.{value.name}"
+    if inspect.isfunction(value):
+        return value.__qualname__
     shown = repr(value)
     return f"<{type(value).__name__}>" if " object at " in shown else shown
 

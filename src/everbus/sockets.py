@@ -11,9 +11,22 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from everbus.client.endpoint import Endpoint
-from everbus.errors import ConnectError
+from everbus.errors import ClientClosedError, ConnectError, ConnectionLostError, ModbusError
 
-__all__ = ["Address", "connect_error", "literal_addresses", "new_socket", "resolve_blocking", "to_addresses"]
+__all__ = [
+    "CLOSED",
+    "Address",
+    "connect_error",
+    "literal_addresses",
+    "lost_error",
+    "new_socket",
+    "no_connection_error",
+    "resolve_blocking",
+    "to_addresses",
+]
+
+CLOSED: Final = "closed"
+"""The reason of a connection that the program closed."""
 
 KEEPALIVE_IDLE_S: Final = 60
 KEEPALIVE_INTERVAL_S: Final = 10
@@ -66,25 +79,26 @@ def to_addresses(found: list[Any]) -> list[Address]:
     return list(dict.fromkeys(Address(family, target) for family, _, _, _, target in found))
 
 
-def new_socket(address: Address, source: str = "") -> socket.socket:
+def new_socket(address: Address, source: str = "", *, datagrams: bool = False) -> socket.socket:
     """An unconnected socket that notices dead peers and sends small requests at once.
 
     Args:
         address: what it will connect to.
         source: local address to connect from; empty: the system chooses.
+        datagrams: it is for UDP.
 
     Raises:
         OSError: no descriptor is left, or the source is not an address of this machine.
     """
-    sock = socket.socket(address.family, socket.SOCK_STREAM)
+    sock = socket.socket(address.family, socket.SOCK_DGRAM if datagrams else socket.SOCK_STREAM)
     try:
-        if address.family != socket.AF_UNIX:
+        if address.family != socket.AF_UNIX and not datagrams:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             for name, value in _OPTIONS:
                 if option := getattr(socket, name, 0):
                     sock.setsockopt(socket.IPPROTO_TCP, option, value)
-            if source:
-                sock.bind((source, 0))
+        if source and address.family != socket.AF_UNIX:
+            sock.bind((source, 0))
     except BaseException:
         sock.close()
         raise
@@ -121,3 +135,26 @@ def connect_error(endpoint: Endpoint, error: OSError, within_s: float) -> Connec
         hint = _HINTS.get(error.errno or 0)
         why = f"{hint} ({error})" if hint else str(error)
     return ConnectError(f"cannot connect to {endpoint}: {why}")
+
+
+def no_connection_error(endpoint: Endpoint, last: ModbusError | None) -> ConnectError:
+    """The error to raise where the time is over before a connection is there; ``last``: why the last try failed."""
+    error = ConnectError(f"no connection to {endpoint} in time" + (f"; the last try: {last}" if last else ""))
+    error.__cause__ = last
+    return error
+
+
+def lost_error(endpoint: Endpoint, reason: str, cause: Exception | None, when: str) -> ConnectionLostError:
+    """The error to raise where a connection ended while something was under way.
+
+    Args:
+        endpoint: the peer.
+        reason: why we gave it up; empty: the peer ended it.
+        cause: what the system, or the framer, said.
+        when: how far the request was.
+    """
+    why = f" ({reason})" if reason else f": {cause}" if cause is not None else " by the peer"
+    kind = ClientClosedError if reason == CLOSED else ConnectionLostError
+    error = kind(f"the connection to {endpoint} was ended{why} {when}")
+    error.__cause__ = cause
+    return error

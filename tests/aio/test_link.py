@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from everbus.aio.client import AsyncClient
+from everbus.aio.transport import SocketTransport
 from everbus.errors import ConnectError, ConnectionLostError, ModbusTimeoutError
 from everbus.testing import ScriptedPeer, scripted
 from tests.aio.wire import until
@@ -96,9 +97,9 @@ async def test_what_a_peer_does_not_take_is_not_sent_to_it_later() -> None:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client = quick(f"tcp://127.0.0.1:{server.getsockname()[1]}", 0.1, max_in_flight=64)
         await client.connect()
-        link = client._driver._link
+        link = client._driver._connector.link
         assert link is not None
-        assert link._transport is not None
+        assert isinstance(link._transport, SocketTransport)
         link._transport._unsent += b"what the socket did not take"
         with pytest.raises((ModbusTimeoutError, ConnectionLostError)):
             await client.unit(1).read_coils(0, 1)

@@ -335,11 +335,30 @@ def test_with_ids_an_abandoned_request_spoils_nothing() -> None:
     assert not session.clean  # its late answer may still come
 
 
-def test_a_frame_partly_read_when_its_request_is_given_up_spoils_the_stream() -> None:
+def test_a_frame_partly_read_at_a_timeout_spoils_the_stream() -> None:
     session = ClientSession()
     transaction, _ = session.submit(1, READ)
     session.receive(adu(transaction)[:8])
-    session.abandon(transaction)
+    session.timed_out(transaction)
+    assert session.broken == "partial"
+
+
+def test_a_frame_partly_read_when_its_request_is_cancelled_may_still_end() -> None:
+    session = ClientSession()
+    cancelled, _ = session.submit(1, READ)
+    session.receive(adu(cancelled)[:8])
+    session.abandon(cancelled)
+    transaction, _ = session.submit(1, READ)
+    assert [done.transaction for done in session.receive(adu(cancelled)[8:] + adu(transaction))] == [transaction]
+    assert (session.broken, session.statistics().late) == ("", 1)
+
+
+def test_half_a_late_answer_spoils_the_stream_once_the_next_request_waits_in_vain() -> None:
+    session = ClientSession()
+    cancelled, _ = session.submit(1, READ)
+    session.receive(adu(cancelled)[:8])
+    session.abandon(cancelled)
+    session.timed_out(session.submit(1, READ)[0])
     assert session.broken == "partial"
 
 
@@ -349,7 +368,7 @@ def test_a_frame_that_is_anothers_is_left_to_it(size: int) -> None:
     given_up, _ = session.submit(1, READ)
     waiting, _ = session.submit(2, READ)
     session.receive(adu(waiting, unit=2)[:size])
-    session.abandon(given_up)
+    session.timed_out(given_up)
     assert session.broken == ""
     (completion,) = session.receive(adu(waiting, unit=2)[size:])
     assert completion.response == RESPONSE
@@ -359,12 +378,11 @@ def test_a_peer_that_says_nothing_at_all_for_long_is_given_up() -> None:
     session = ClientSession()
     for number in range(8):
         assert session.broken == ""
-        session.abandon(session.submit(1, READ)[0])
-        session.timed_out()
+        session.timed_out(session.submit(1, READ)[0])
         if number == 3:
             session.receive(adu(1))  # late, but a sign of life
             for _ in range(4):
-                session.timed_out()
+                session.timed_out(session.submit(1, READ)[0])
     assert session.broken == "silent"
 
 

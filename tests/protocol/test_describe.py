@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import pytest
@@ -15,10 +14,9 @@ from everbus.protocol.framing.mbap import MbapFramer
 from everbus.protocol.framing.rtu import RtuFramer
 from everbus.protocol.pdu.base import Request, Response
 from everbus.protocol.pdu.table import PUBLIC
+from tests.vectors import Vector, each, of_kind
 
-VECTORS: list[dict[str, Any]] = json.loads((Path(__file__).parents[1] / "data" / "vectors.json").read_bytes())
-ADUS = [vector for vector in VECTORS if vector["kind"] == "adu"]
-PDUS = [vector for vector in VECTORS if vector["kind"] == "pdu"]
+ADUS, PDUS = of_kind("adu"), of_kind("pdu")
 
 NEED_A_DEVICE = {
     "fc02_range",
@@ -42,11 +40,7 @@ WRONG_COUNT = "; the CRC over all of them is right: the sender counts wrong"
 READ = bytes.fromhex("03006B0003")
 
 
-def named(vector: dict[str, Any]) -> str:
-    return str(vector["name"])
-
-
-def direction_of(vector: dict[str, Any]) -> Direction:
+def direction_of(vector: Vector) -> Direction:
     return "request" if vector["direction"] == "request" else "response"
 
 
@@ -60,8 +54,8 @@ def error_of(text: str, framing: Framing, direction: Direction = "request") -> s
 # --- the vectors ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("vector", ADUS, ids=named)
-def test_a_frame_is_valid_if_it_is_exactly_one(vector: dict[str, Any]) -> None:
+@each(ADUS)
+def test_a_frame_is_valid_if_it_is_exactly_one(vector: Vector) -> None:
     told = describe(bytes.fromhex(vector["adu_hex"]), vector["framing"], direction_of(vector))
     assert (told.valid, told.framing, told.direction) == (vector["valid"], vector["framing"], direction_of(vector))
     assert (told.error is None) is vector["valid"]
@@ -70,8 +64,8 @@ def test_a_frame_is_valid_if_it_is_exactly_one(vector: dict[str, Any]) -> None:
         assert (told.unit, told.transaction) == (vector["unit"], vector["transaction"])
 
 
-@pytest.mark.parametrize("vector", ADUS, ids=named)
-def test_the_framing_is_found(vector: dict[str, Any]) -> None:
+@each(ADUS)
+def test_the_framing_is_found(vector: Vector) -> None:
     told = describe(bytes.fromhex(vector["adu_hex"]))
     if vector["name"] in VALID_AS_ANOTHER:
         assert told.valid
@@ -82,8 +76,8 @@ def test_the_framing_is_found(vector: dict[str, Any]) -> None:
         assert told.framing == vector["framing"]
 
 
-@pytest.mark.parametrize("vector", PDUS, ids=named)
-def test_a_pdu_has_the_fields_of_its_vector(vector: dict[str, Any]) -> None:
+@each(PDUS)
+def test_a_pdu_has_the_fields_of_its_vector(vector: Vector) -> None:
     told = describe(bytes.fromhex(vector["pdu_hex"]), "pdu", direction_of(vector))
     assert told.valid is (vector["valid"] or vector["name"] in NEED_A_DEVICE)
     assert told.function == vector["function_code"]
@@ -96,8 +90,8 @@ def test_a_pdu_has_the_fields_of_its_vector(vector: dict[str, Any]) -> None:
     assert {name: fields.get(name) for name in wanted} == wanted
 
 
-@pytest.mark.parametrize("vector", PDUS, ids=named)
-def test_a_bare_pdu_is_found(vector: dict[str, Any]) -> None:
+@each(PDUS)
+def test_a_bare_pdu_is_found(vector: Vector) -> None:
     told = describe(bytes.fromhex(vector["pdu_hex"]))
     if vector["name"] in UNDECIDABLE:
         return

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from time import monotonic
 from typing import Any, Self, TypeVar
 
@@ -91,11 +91,11 @@ class AsyncClient:
         self.holes: HoleMap = HoleMap()
         """What reads of points do not pass over: learned from refusals, or declared by you."""
         self._health = Health()
-        self._driver = Driver(self.endpoint, self.options, self._health)
+        self._exchange = Exchange(self.endpoint, self.options, monotonic, self._health)
+        self._driver = Driver(self.endpoint, self.options, self._health, self._exchange)
         # async only
         self._driver.persistent = persistent
         # end of async only
-        self._exchange = Exchange(str(self.endpoint), self.options, monotonic, self._health)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.endpoint} {'connected' if self.connected else 'not connected'}>"
@@ -130,7 +130,7 @@ class AsyncClient:
         """
         return AsyncUnit(self, check_unit(number))
 
-    async def call(self, request: Request[R], unit: int = 1) -> R:
+    def call(self, request: Request[R], unit: int = 1) -> Coroutine[Any, Any, R]:
         """Make any request, custom ones included; return its response.
 
         Raises:
@@ -141,8 +141,7 @@ class AsyncClient:
             ModbusTimeoutError: no answer in time.
             ServerStateError: the client is closed.
         """
-        response: R = await self._driver.run(self._exchange.script(unit, request))
-        return response
+        return self._driver.call(unit, request)  # type: ignore[no-any-return,unused-ignore]
 
     async def broadcast(self, request: Request[Any]) -> None:
         """Send a write to every unit of the serial line behind a gateway (unit 0); nobody answers.

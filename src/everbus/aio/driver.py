@@ -1,152 +1,360 @@
-"""Runs the scripts of exchanges on an event loop, over one connection that it makes when it is needed."""
+"""Runs the scripts of exchanges on an event loop, over one connection that it makes when it is needed.
+
+What takes no waiting is done where it is found out: an answer ends its call as it arrives, and the room
+that becomes free sends the next request in the same turn. A call's own task wakes up for what takes
+waiting (connecting, pauses), and for the end.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
-from random import random
+from math import inf
+from os import getpid
 from time import monotonic
-from typing import Any, Final
+from typing import Any
 
-from everbus.aio.link import CLOSED, Deadlines, Link, open_link
-from everbus.client import exchange
+from everbus.aio.calls import ASKED, OVER, QUEUED, YOURS, Call, Deadlines
+from everbus.aio.connector import Connector
+from everbus.aio.link import Link
 from everbus.client.endpoint import Endpoint
-from everbus.client.exchange import Script, new_session, room
+from everbus.client.exchange import NOBODY, Ask, Exchange, Pause, Room, Script, exact, new_session, prepared, room
 from everbus.client.health import Health
 from everbus.client.options import ClientOptions
 from everbus.client.pacing import Pacing
-from everbus.client.retry import Backoff
-from everbus.errors import ClientClosedError, ConnectError, ConnectionLostError, ModbusTimeoutError, ServerStateError
-from everbus.protocol.client_session import ClientSession
+from everbus.errors import (
+    ClientClosedError,
+    ConnectionLostError,
+    ModbusError,
+    ModbusTimeoutError,
+    ServerStateError,
+)
+from everbus.protocol.client_session import BROADCAST_UNIT, ClientSession, Completion
+from everbus.protocol.pdu.table import AnyRequest
+from everbus.protocol.values import check_unit
 
 __all__ = ["Driver"]
 
-_BY_THE_PEER: Final = ("", "not_modbus")
-"""Reasons of an end that are the peer's doing."""
-
 
 class Driver:
-    """Owns the connection of one client: makes it, hands out room on it, replaces it, closes it.
+    """Carries out the calls of one client: hands out room on its connection, and steps their scripts.
 
     Args:
         endpoint: the peer.
         options: the client's.
         health: is told of connections.
+        exchange: makes the scripts.
     """
 
-    def __init__(self, endpoint: Endpoint, options: ClientOptions, health: Health) -> None:
+    def __init__(self, endpoint: Endpoint, options: ClientOptions, health: Health, exchange: Exchange) -> None:
         self._endpoint = endpoint
         self._options = options
         self._health = health
-        self.persistent: bool = False
-        """Connect again by itself, not only when somebody asks; from ``connect`` on."""
-        self.pacing: Pacing = Pacing(options)
-        self._backoff = Backoff(random)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._pid = 0
-        self._link: Link | None = None
-        self._connecting: asyncio.Task[None] | None = None
-        self._keeper: asyncio.Task[None] | None = None
+        self._exchange = exchange
+        self._connector = Connector(endpoint, options, health, self._new_link)
+        self.pacing: Pacing = self._connector.pacing
+        self._exact = exact(endpoint, options)
         self._room = room(endpoint, options)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pid: int = 0
+        self._deadlines: Deadlines
         self._used = 0
-        self._waiting: deque[asyncio.Future[bool | None]] = deque()
-        self._closed = False
-        self._up = asyncio.Event()
-        self._listeners: list[Callable[[bool], object]] = []
+        self._waiting: deque[Call] = deque()
+        self._granting = False
+
+    @property
+    def persistent(self) -> bool:
+        """Connect again by itself, not only when somebody asks; from ``connect`` on."""
+        return self._connector.persistent
+
+    @persistent.setter
+    def persistent(self, persistent: bool) -> None:
+        self._connector.persistent = persistent
 
     @property
     def connected(self) -> bool:
         """A connection is up, as far as anybody can know."""
-        return self._link is not None and self._link.usable
+        return self._connector.connected
 
     def check(self) -> bool:
         """Whether the connection is up; the loop notices an end by itself."""
-        return self.connected
+        return self._connector.connected
 
     @property
     def session(self) -> ClientSession | None:
         """Of the connection that is up."""
-        return self._link.session if self._link is not None else None
+        link = self._connector.link
+        return link.session if link is not None else None
 
-    # One script
+    def _new_link(self, lost: Callable[[Link], None]) -> Link:
+        session = new_session(self._endpoint, self._options, ClientSession)
+        return Link(self._endpoint, session, self._answered, lost)
+
+    # One call
 
     async def run(self, script: Script) -> Any:
-        """Carry a script out; return what it returns, raise what it raises.
+        """Carry a script out; return what it returns, raise what it raises."""
+        return await self.call(BROADCAST_UNIT, None, script)
+
+    async def call(self, unit: int, request: AnyRequest | None, script: Script | None = None) -> Any:
+        """Make a request, or carry a script out; return the response, or raise what the script raises.
 
         Cancelling it is safe at any point: what was queued is never sent, a late answer goes to nobody.
         """
-        link: Link | None = None
-        unit = 0
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop or getpid() != self._pid:
+            self._enter()
+        call = self._begun(unit, request) if request is not None else self._begun_script(script)
         try:
-            step = next(script)
-            while True:
-                try:
-                    if type(step) is exchange.Ask and link is not None:
-                        outcome: object = await link.ask(*step)
-                    else:
-                        if link is not None:
-                            held, link = link, None
-                            self._give_back(unit, held)
-                        if isinstance(step, exchange.Room):
-                            unit = step.unit
-                            link = self._take_now(unit) or await self._take(unit, step.until)
-                            outcome = link.session
-                        else:
-                            await asyncio.sleep(step.until - monotonic())
-                            outcome = None
-                except BaseException as error:  # noqa: BLE001  the script decides
-                    step = script.throw(error)
+            while call.state != OVER:
+                if call.state == YOURS:
+                    await self._do(call)
                 else:
-                    step = script.send(outcome)
-        except StopIteration as end:
-            return end.value
-        except asyncio.CancelledError:
-            self._health.cancelled += 1
-            raise
+                    call.future = loop.create_future()
+                    await call.future
         finally:
-            if link is not None:
-                self._give_back(unit, link)
+            if call.state != OVER:
+                self._cancel(call)
+        if call.error is None:
+            return call.value
+        try:
+            raise call.error
+        finally:
+            call.error = None  # or it and its traceback keep each other
+
+    def _begun(self, unit: int, request: AnyRequest) -> Call:
+        """Send a request, or let it wait for its turn; nothing has to be decided yet."""
+        pdu, careful = prepared(request)
+        started = monotonic()
+        until = started + (self._exchange.write_s if careful else self._exchange.read_s)
+        call = Call(check_unit(unit), request, pdu, started, until)
+        link = self._at_once()
+        if link is not None:
+            self._used += 1
+            self._send(call, link)
+        elif self._used >= self._room and not (self._connector.closed or self.pacing.in_use):
+            self._queue(call)
+        else:
+            self._decide(call)
+        return call
+
+    def _begun_script(self, script: Script | None) -> Call:
+        call = Call(BROADCAST_UNIT, None, b"", 0.0, 0.0)
+        call.script = script
+        self._step(call)
+        return call
+
+    def _send(self, call: Call, link: Link) -> None:
+        """Send a request that has room; nothing had to be decided yet."""
+        call.placed, call.link = True, link
+        try:
+            call.transaction, data = link.session.submit(call.unit, call.request, call.pdu)
+            link.ask(call, call.transaction, data)
+        except ConnectionLostError as lost:
+            self._answered(call, None, lost)
+        except ModbusError as error:
+            self._over(call, None, error)
+        else:
+            if call.until < self._deadlines.at:
+                self._deadlines.ring(call.until)
+
+    def _answered(self, call: Call, completion: Completion | None, error: BaseException | None) -> None:
+        """What came of a request: its answer, an error, or neither in time."""
+        if call.script is None:
+            if completion is not None and completion.error is None:
+                self._health.succeeded(call.unit)
+                self._over(call, completion.response, None)
+                return
+            self._decide(call)
+        self._step(call, completion, error)
+
+    def _decide(self, call: Call) -> None:
+        """Something has to be decided: let the script do so, from where the call is."""
+        session = call.link.session if call.link is not None else None
+        transaction = call.transaction if session is not None else 0
+        call.script = self._exchange.script(call.unit, call.request, call.started, session, transaction)
+        call.step = next(call.script)
+
+    def _step(self, call: Call, outcome: object = None, error: BaseException | None = None) -> None:
+        """Tell a script what came of its last step, and carry out what takes no waiting."""
+        assert call.script is not None
+        while True:
+            try:
+                step = call.script.send(outcome) if error is None else call.script.throw(error)
+            except StopIteration as end:
+                self._over(call, end.value, None)
+                return
+            except Exception as failure:  # noqa: BLE001  the caller's
+                self._over(call, None, failure)
+                return
+            outcome = error = None
+            link = call.link
+            if isinstance(step, Ask) and link is not None:
+                try:
+                    link.ask(call, step.transaction, step.data)
+                except ConnectionLostError as lost:
+                    error = lost
+                    continue
+                if step.transaction != NOBODY:
+                    call.until = step.until
+                    self._deadlines.ring(step.until)
+                    return
+                continue
+            if call.placed:
+                self._give_back(call)
+            call.step, call.state = step, YOURS
+            call.wake()
+            return
+
+    def _over(self, call: Call, value: Any, error: BaseException | None) -> None:
+        call.state = OVER
+        call.value, call.error = value, error
+        if call.future is not None:
+            call.wake()
+        if call.placed:
+            self._give_back(call)
+
+    async def _do(self, call: Call) -> None:
+        """Do in its own task what takes waiting."""
+        step = call.step
+        outcome = None
+        try:
+            if isinstance(step, Room):
+                link = await self._take(call, step.unit, step.until)
+                outcome = link.session
+            elif isinstance(step, Pause):
+                await asyncio.sleep(step.until - monotonic())
+        except Exception as error:  # noqa: BLE001  the script decides
+            self._step(call, None, error)
+        else:
+            self._step(call, outcome)
+
+    def _cancel(self, call: Call) -> None:
+        """Its task does not wait for it any more."""
+        self._health.cancelled += 1
+        if call.state == ASKED and call.link is not None:
+            call.link.forget(call)
+        if call.script is None:
+            self._decide(call)
+        if call.script is not None:
+            call.script.close()
+        self._over(call, None, None)
 
     # Room on the connection
 
-    def _take_now(self, unit: int) -> Link | None:
+    def _at_once(self) -> Link | None:
         """A connection with room for a request, if that takes no waiting."""
-        self._enter()
-        link = self._link
-        if link is None or self._used >= self._room or self._waiting or self.pacing.in_use or not link.usable:
+        link = self._connector.link
+        if link is None or self._used >= self._room or self._waiting or self.pacing.in_use or self._connector.closed:
             return None
-        self._used += 1
-        return link
+        if not self._exact:
+            link.check()
+        return link if link.usable else None
 
-    async def _take(self, unit: int, until: float) -> Link:
-        """A connection with room for a request, up and rested: first come, first served."""
-        while True:
+    def _queue(self, call: Call) -> None:
+        """Let it wait for room."""
+        call.state = QUEUED
+        self._waiting.append(call)
+        if call.until < self._deadlines.at:
+            self._deadlines.ring(call.until)
+
+    def _give_back(self, call: Call) -> None:
+        """It needs its room no more: it is the next one's, on a new connection if this one is spoiled."""
+        link, call.link, call.placed = call.link, None, False
+        self._used -= 1
+        if link is not None:
             if self.pacing.in_use:
-                await self._rest(f"unit {unit} of {self._endpoint}", self.pacing.unit_ready_at(unit), until)
-            if self._used < self._room and not self._waiting:
+                self.pacing.ended(call.unit, monotonic())
+            if link.session.broken:
+                link.close(link.session.broken)
+        if self._waiting and not self._granting:
+            self._grant()
+
+    def _grant(self) -> None:
+        """Give room to those who wait for it, first come, first served; what becomes free meanwhile too."""
+        self._granting = True
+        try:
+            while self._waiting and self._used < self._room:
+                call = self._waiting.popleft()
+                if call.state != QUEUED:
+                    continue
                 self._used += 1
-            else:
-                await self._queue(until)
+                call.placed = True
+                link = self._connector.link
+                if call.script is None and link is not None and link.usable and not self.pacing.in_use:
+                    self._send(call, link)
+                else:
+                    self._yours(call)
+        finally:
+            self._granting = False
+
+    def _yours(self, call: Call) -> None:
+        """Its task goes on with what it waits for: room."""
+        if call.script is None:
+            self._decide(call)
+        call.state = YOURS
+        call.wake()
+
+    def _expire(self, now: float) -> float:
+        """End what has waited too long; tell when the next is."""
+        link = self._connector.link
+        for call in link.asked if link is not None else ():
+            if call.until <= now and call.state == ASKED and link is not None:
+                link.forget(call)
+                self._answered(call, None, None)
+        for call in [call for call in self._waiting if call.state == QUEUED and call.until <= now]:
+            self._refuse(
+                call,
+                ModbusTimeoutError(
+                    f"{self._endpoint}: {len(self._waiting)} requests wait for {self._room} to be answered, and this "
+                    "one's time is over; is the device slower than that, is max_in_flight too small?"
+                ),
+            )
+        waiting = link.asked if link is not None else []
+        return min((call.until for call in (*waiting, *self._waiting) if call.state in (ASKED, QUEUED)), default=inf)
+
+    def _refuse(self, call: Call, error: ModbusError) -> None:
+        """It waits for room, and gets none."""
+        call.refusal = error
+        self._yours(call)
+
+    async def _take(self, call: Call, unit: int, until: float) -> Link:
+        """Get it a connection with room for a request, up and rested: first come, first served."""
+        while True:
+            if call.refusal is not None:
+                refusal, call.refusal = call.refusal, None
+                raise refusal
+            if self._connector.closed:
+                raise ServerStateError("this client is closed; connect() opens it again")
+            if self.pacing.in_use and not call.placed:
+                await self._rest(f"unit {unit} of {self._endpoint}", self.pacing.unit_ready_at(unit), until)
+            if not call.placed:
+                if self._used < self._room and not self._waiting:
+                    self._used += 1
+                    call.placed = True
+                else:
+                    call.until = until
+                    self._queue(call)
+                    call.future = asyncio.get_running_loop().create_future()
+                    await call.future
+                    continue
             if not self.pacing.in_use or self.pacing.unit_ready_at(unit) <= monotonic():
                 break
-            self._release()  # somebody asked this unit meanwhile
+            self._give_back(call)  # somebody asked this unit meanwhile
+        call.link = link = await self._rested(unit, until)
+        return link
+
+    async def _rested(self, unit: int, until: float) -> Link:
+        """The connection, made if need be, once its pauses are over."""
         if self.pacing.in_use:
             self.pacing.begun(unit, monotonic())
-        try:
-            link = self._link
-            if link is None or not link.usable:
-                link = await self._connected(until)
-            if self.pacing.in_use:
-                await self._rest(str(self._endpoint), self.pacing.link_ready_at(), until)
-                if not link.usable:
-                    link = await self._connected(until)
-        except BaseException:
-            self._release()
-            raise
-        return link
+        link = await self._connector.ready(until)
+        if self.pacing.in_use:
+            await self._rest(str(self._endpoint), self.pacing.link_ready_at(), until)
+        if not self._exact:
+            link.check()
+        return link if link.usable else await self._connector.ready(until)
 
     async def _rest(self, what: str, ready_at: float, until: float) -> None:
         """Wait until then, unless that is too late."""
@@ -156,70 +364,21 @@ class Driver:
                 raise ModbusTimeoutError(f"{what} is spaced: it may be asked {left_s:.3g} s from now")
             await asyncio.sleep(left_s)
 
-    async def _queue(self, until: float) -> None:
-        """Wait for room."""
-        assert self._loop is not None
-        place: asyncio.Future[bool | None] = self._loop.create_future()
-        self._waiting.append(place)
-        self._deadlines.watch(place, until)
-        granted = None
-        try:
-            granted = await place
-        except asyncio.CancelledError:
-            if place.done() and not place.cancelled() and place.exception() is None and place.result():
-                self._release()  # it was granted in the same turn
-            raise
-        finally:
-            self._deadlines.forget(place)
-            if not granted:
-                with suppress(ValueError):
-                    self._waiting.remove(place)
-        if not granted:
-            raise ModbusTimeoutError(
-                f"{self._endpoint}: {len(self._waiting) + 1} requests wait for {self._room} to be answered, and this "
-                "one's time is over; is the device slower than that, is max_in_flight too small?"
-            )
-
-    def _release(self) -> None:
-        while self._waiting:
-            place = self._waiting.popleft()
-            if not place.done():
-                place.set_result(True)
-                return
-        self._used -= 1
-
-    def _give_back(self, unit: int, link: Link) -> None:
-        """An exchange is over: its room is the next one's, on a new connection if this one is spoiled."""
-        if self.pacing.in_use:
-            self.pacing.ended(unit, monotonic())
-        if link.session.broken:
-            link.close(link.session.broken)
-        self._release()
-
     # The connection
 
     def _enter(self) -> None:
-        """This is used in a running loop, always the same one while a connection is up."""
-        loop = asyncio.get_running_loop()
-        if self._loop is not loop or self._pid != os.getpid():
-            self._move(loop)
-        if self._closed:
-            raise ServerStateError("this client is closed; connect() opens it again")
+        """This is used in a running loop; what another one, or the parent of this process, has left is forgotten.
 
-    def _move(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Begin anew in this loop: the one before has ended, or is that of the process that this one is a child of."""
-        if self._link is not None:
-            if self._loop is not None and not self._loop.is_closed() and self._pid == os.getpid():
-                raise ServerStateError(
-                    "this client has a connection in another event loop: close it there, or make another client here"
-                )
-            self._link.disown()
-        self._link = self._keeper = self._connecting = None
-        self._loop, self._pid = loop, os.getpid()
-        self._deadlines = Deadlines(loop)
-        self._up = asyncio.Event()
-        self._used = 0
-        self._waiting.clear()
+        Raises:
+            ServerStateError: its connection is in another loop that may still run.
+        """
+        loop, pid = asyncio.get_running_loop(), getpid()
+        if loop is not self._loop or pid != self._pid:
+            self._connector.move(self._loop is not None and not self._loop.is_closed() and pid == self._pid)
+            self._loop, self._pid = loop, pid
+            self._deadlines = Deadlines(loop, self._expire)
+            self._used = 0
+            self._waiting.clear()
 
     async def connect(self) -> None:
         """Connect now. Idempotent; several at a time make one connection. Opens a closed client again.
@@ -227,13 +386,9 @@ class Driver:
         Raises:
             ConnectError: no connection within the time.
         """
-        self._closed = False
+        self._connector.closed = False
         self._enter()
-        if self.persistent and (self._keeper is None or self._keeper.done()):
-            assert self._loop is not None
-            self._keeper = self._loop.create_task(self._keep_up())
-        if not self.connected:
-            await self._connected(monotonic() + self._options.connect_timeout_s)
+        await self._connector.connect()
 
     async def wait_connected(self, timeout_s: float | None = None) -> None:
         """Wait until a connection is up.
@@ -241,130 +396,25 @@ class Driver:
         Raises:
             ModbusTimeoutError: not within the time.
         """
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._up.wait()
-        except TimeoutError:
-            raise ModbusTimeoutError(f"no connection to {self._endpoint} within {timeout_s} s") from None
-        if self._closed:
-            raise ClientClosedError(f"the client of {self._endpoint} was closed")
+        self._enter()
+        await self._connector.wait_connected(timeout_s)
 
     def listen(self, callback: Callable[[bool], object]) -> Callable[[], None]:
         """Call back with True when a connection is up, with False when it has ended; return a way to stop that."""
-        self._listeners.append(callback)
-
-        def unsubscribe() -> None:
-            with suppress(ValueError):
-                self._listeners.remove(callback)
-
-        return unsubscribe
-
-    async def _connected(self, until: float) -> Link:
-        """The connection, made by whoever needs it first; the others wait for the same."""
-        if self._link is not None and self._link.usable:
-            return self._link
-        if self._connecting is None:
-            assert self._loop is not None
-            self._connecting = self._loop.create_task(self._make(until))
-            self._connecting.add_done_callback(self._made)
-        making = self._connecting
-        await asyncio.wait((making,), timeout=max(0.0, until - monotonic()))
-        if not making.done():
-            raise ConnectError(f"no connection to {self._endpoint} in time")
-        if making.cancelled():
-            raise ClientClosedError(f"the client of {self._endpoint} was closed while it connected")
-        making.result()
-        if self._link is None:
-            raise ConnectionLostError(f"{self._endpoint} closed the new connection at once")
-        return self._link
-
-    def _made(self, task: asyncio.Task[None]) -> None:
-        self._connecting = None
-        if not task.cancelled():
-            task.exception()  # whoever waits has it; nobody may
-
-    async def _make(self, until: float) -> None:
-        """Make a new connection, after the back-off: at most half of the time that the caller has is spent on that."""
-        old = self._link
-        if old is not None:
-            old.close(old.session.broken or "replaced")
-            await asyncio.shield(old.closed)
-        await asyncio.sleep(self._backoff.pause_s(monotonic(), until))
-        within_s = self._options.connect_timeout_s  # each who waits has a deadline of its own
-        link = Link(
-            self._endpoint, new_session(self._endpoint, self._options, ClientSession), self._deadlines, self._lost
-        )
-        try:
-            await open_link(self._endpoint, self._options.source, within_s, link)
-        except ConnectError:
-            self._health.connect_failures += 1
-            self._backoff.failed(monotonic())
-            raise
-        if self._closed:
-            link.close(CLOSED)
-            raise ServerStateError("this client was closed while it connected")
-        self._link = link
-        self._health.connects += 1
-        self._backoff.connected(monotonic())
-        self.pacing.connected(monotonic())
-        self._up.set()
-        self._tell(True)
-
-    def _lost(self, link: Link) -> None:
-        self._health.session_ended(link.session.statistics(), link.reason if link.reason != CLOSED else "")
-        if not link.reason:
-            self._health.lost += 1
-        if link is self._link:
-            self._link = None
-            answered = link.session.statistics().completed > 0
-            self._backoff.ended(monotonic(), answered=answered, by_peer=link.reason in _BY_THE_PEER)
-            self._up.clear()
-            self._tell(False)
-
-    def _tell(self, up: bool) -> None:
-        for callback in tuple(self._listeners):
-            try:
-                callback(up)
-            except Exception as error:  # noqa: BLE001  somebody else's code
-                context = {"message": "a connection callback of an everbus client failed", "exception": error}
-                asyncio.get_running_loop().call_exception_handler(context)
-
-    async def _keep_up(self) -> None:
-        """Connect again whenever the connection has ended, with back-off, until closed."""
-        while not self._closed:
-            link = self._link
-            if link is not None:
-                await asyncio.shield(link.closed)
-            with suppress(ConnectError, ConnectionLostError):
-                await self._connected(monotonic() + self._options.connect_timeout_s)
-                continue
-            await asyncio.sleep(max(0.0, self._backoff.not_before - monotonic()))
+        return self._connector.listen(callback)
 
     async def disconnect(self) -> None:
         """End the connection; the next request makes a new one. Idempotent."""
-        if self._loop is not None and (self._loop is not asyncio.get_running_loop() or self._pid != os.getpid()):
-            self._move(asyncio.get_running_loop())
-        if self._link is not None:
-            link = self._link
-            link.close(CLOSED)
-            await asyncio.shield(link.closed)
+        self._enter()
+        await self._connector.disconnect()
 
     async def close(self) -> None:
         """End everything: what waits fails with ``ConnectionLostError``. Idempotent, in every state."""
-        self._closed = True
-        self._up.set()  # whoever waits for a connection looks, and is told
-        self._up.clear()
-        if self._loop is None:
-            return
-        if self._loop is not asyncio.get_running_loop() or self._pid != os.getpid():
-            self._move(asyncio.get_running_loop())
-        for place in self._waiting:
-            if not place.done():
-                place.set_exception(ClientClosedError(f"the client of {self._endpoint} was closed"))
-        tasks = [task for task in (self._keeper, self._connecting) if task is not None]
-        self._keeper = None  # before anything is waited for: a connect meanwhile has its own
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await self.disconnect()
+        self._connector.closed = True
+        self._enter()
+        while self._waiting:
+            call = self._waiting.popleft()
+            if call.state == QUEUED:
+                self._refuse(call, ClientClosedError(f"the client of {self._endpoint} was closed"))
+        await self._connector.close()
         self._deadlines.close()

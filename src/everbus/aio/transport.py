@@ -11,10 +11,11 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, Final
 
-__all__ = ["SocketTransport", "Sockets"]
+__all__ = ["DatagramTransport", "SocketTransport", "Sockets"]
 
 _LOW_WATER_DIVISOR: Final = 4
 _DEFAULT_HIGH_WATER_BYTES: Final = 64 * 1024
@@ -37,8 +38,18 @@ class Sockets:
         """Whether a socket with this descriptor is served."""
         return number in self._transports
 
-    def attach(self, sock: socket.socket, protocol: asyncio.BufferedProtocol) -> SocketTransport:
+    def attach(
+        self,
+        sock: socket.socket,
+        protocol: asyncio.BufferedProtocol,
+        kind: type[SocketTransport] | None = None,
+    ) -> SocketTransport:
         """Serve a connected, non-blocking socket; it belongs to its transport from then on.
+
+        Args:
+            sock: the socket.
+            protocol: gets what arrives.
+            kind: of the transport; of streams by default.
 
         Raises:
             OSError: the system cannot watch it; it still belongs to the caller.
@@ -47,7 +58,7 @@ class Sockets:
         if number in self._transports:
             self._transports.pop(number).disown()
         self.loop.remove_reader(number)  # whose descriptor it was before: with an entry left, this one stays deaf
-        transport = SocketTransport(self, sock, protocol)
+        transport = (kind or SocketTransport)(self, sock, protocol)
         transport.start()
         self._transports[number] = transport
         protocol.connection_made(transport)
@@ -261,3 +272,43 @@ class SocketTransport(asyncio.Transport):
             self._sockets.forget(self._number, self)
             with suppress(OSError):  # somebody else closed it before
                 self._socket.close()
+
+
+class DatagramTransport(SocketTransport):
+    """One connected socket of datagrams. What a protocol reads and writes at once is one of them.
+
+    What the system does not take now is lost, as datagrams are: half of one is of no use to anybody.
+    """
+
+    __slots__ = ()
+
+    def _receive(self) -> None:
+        protocol = self._protocol
+        try:
+            size = self._recv_into(protocol.get_buffer(-1))
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._fail(error)
+            return
+        if size:  # an empty datagram is no end
+            try:
+                protocol.buffer_updated(size)
+            except Exception as error:  # noqa: BLE001  the protocol's mistake costs this connection, not the others
+                self._crash(error)
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Send one datagram. Ignored once it is closing."""
+        if self._closing:
+            return
+        try:
+            self._send(data)
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError as error:
+            self._fail(error)
+
+    def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
+        """Send each as a datagram of its own."""
+        for data in list_of_data:
+            self.write(data)

@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from everbus.errors import (
     ConnectError,
@@ -82,7 +82,7 @@ class AsyncRequests:
     number: int
     """The unit identifier, 0..255."""
 
-    async def _ask(self, request: Request[R], unit: int) -> R:
+    def _ask(self, request: Request[R], unit: int) -> Coroutine[Any, Any, R]:
         raise NotImplementedError  # pragma: no cover
 
     @property
@@ -161,12 +161,12 @@ class AsyncRequests:
     async def read_holding_registers(self, address: int, count: int) -> list[int]:
         """Read 1 to 125 holding registers (AP 6.3, function 03)."""
         response = await self._ask(ReadHoldingRegistersRequest(address, count), self.number)
-        return response.registers
+        return unpack_registers(response.data)
 
     async def read_input_registers(self, address: int, count: int) -> list[int]:
         """Read 1 to 125 input registers (AP 6.4, function 04)."""
         response = await self._ask(ReadInputRegistersRequest(address, count), self.number)
-        return response.registers
+        return unpack_registers(response.data)
 
     async def write_register(self, address: int, value: int) -> None:
         """Set one holding register (AP 6.6, function 06)."""
@@ -276,8 +276,8 @@ class AsyncUnit(AsyncRequests):
         """A connection is up, as far as anybody can know."""
         return self._client.connected
 
-    async def _ask(self, request: Request[R], unit: int) -> R:
-        return await self._client.call(request, unit)
+    def _ask(self, request: Request[R], unit: int) -> Coroutine[Any, Any, R]:
+        return self._client.call(request, unit)
 
     @property
     def holes(self) -> HoleMap:

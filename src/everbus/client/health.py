@@ -113,6 +113,14 @@ class Health:
             found = self._units[unit] = _Unit()
         return found
 
+    def succeeded(self, unit: int) -> None:
+        """A call was answered at its first attempt, with a value."""
+        self.calls += 1
+        self.attempts += 1
+        found = self._units.get(unit) or self._unit(unit)
+        found.answered += 1
+        found.silent_for = 0
+
     def answered(self, unit: int) -> None:
         """A unit answered, with a value."""
         found = self._units.get(unit) or self._unit(unit)

@@ -5,10 +5,26 @@ For devices that miss what comes too soon (spec.md 8: 20 to 500 ms between reque
 
 from __future__ import annotations
 
+from typing import Final
+
+from everbus.client.endpoint import Endpoint
 from everbus.client.options import ClientOptions
 from everbus.errors import ConfigurationError
+from everbus.protocol.client_session import BROADCAST_UNIT
+from everbus.protocol.framing.timing import BETWEEN_FRAMES, silent_interval_s
 
-__all__ = ["Pacing"]
+__all__ = ["QUIET_S", "TURNAROUND_S", "Pacing", "least_spacing_s"]
+
+QUIET_S: Final = 0.1
+"""A serial line that was silent for so long has no late answer under way, as far as one waits for it."""
+
+TURNAROUND_S: Final = 0.15
+"""After a broadcast on a serial line, so that every device has carried it out (SL 2.4.1: 100 to 200 ms)."""
+
+
+def least_spacing_s(endpoint: Endpoint) -> float:
+    """What a link itself wants between an answer and the next request: the silence between frames of a serial line."""
+    return silent_interval_s(BETWEEN_FRAMES, endpoint.serial.baudrate) if endpoint.serial is not None else 0.0
 
 
 class Pacing:
@@ -16,13 +32,16 @@ class Pacing:
 
     Args:
         options: spacing and delay to start with.
+        least_s: what the link itself wants between an answer and the next request; above 0 it is a
+            serial line.
     """
 
-    __slots__ = ("_link_at", "_unit_at", "_unit_spacing_s", "connect_delay_s", "in_use", "spacing_s")
+    __slots__ = ("_least_s", "_link_at", "_unit_at", "_unit_spacing_s", "connect_delay_s", "in_use", "spacing_s")
 
-    def __init__(self, options: ClientOptions) -> None:
-        self.spacing_s: float = options.spacing_s
+    def __init__(self, options: ClientOptions, least_s: float = 0.0) -> None:
+        self.spacing_s: float = max(options.spacing_s, least_s)
         self.connect_delay_s: float = options.connect_delay_s
+        self._least_s = least_s
         self._unit_spacing_s: dict[int, float] = {}
         self._link_at = 0.0
         self._unit_at: dict[int, float] = {}
@@ -68,7 +87,8 @@ class Pacing:
     def ended(self, unit: int, now: float) -> None:
         """An exchange with a unit is over, whatever came of it."""
         if self.spacing_s:
-            self._link_at = now + self.spacing_s
+            broadcast = unit == BROADCAST_UNIT and self._least_s
+            self._link_at = now + (max(TURNAROUND_S, self.spacing_s) if broadcast else self.spacing_s)
         if self._unit_spacing_s:
             spacing_s = self._unit_spacing_s.get(unit)
             if spacing_s is not None:

@@ -80,7 +80,7 @@ class Backoff:
         most_s: the longest pause.
     """
 
-    __slots__ = ("_connected_at", "_most_s", "_next_s", "_random", "not_before")
+    __slots__ = ("_connected_at", "_most_s", "_next_s", "_random", "last_error", "not_before")
 
     def __init__(self, random: Callable[[], float], most_s: float = MOST_BACKOFF_S) -> None:
         self._random = random
@@ -89,18 +89,22 @@ class Backoff:
         self._connected_at = 0.0
         self.not_before: float = 0.0
         """When to try again, in seconds of the caller's clock."""
+        self.last_error: ModbusError | None = None
+        """Why the last try failed, if it did."""
 
     def pause_s(self, now: float, until: float) -> float:
         """How long to wait before a try: for whoever has until then, at most half of that time."""
         return max(0.0, min(self.not_before - now, (until - now) / 2))
 
-    def failed(self, now: float) -> None:
+    def failed(self, now: float, error: ModbusError | None = None) -> None:
         """Another try failed: the next comes after between half and all of the pause, which doubles."""
+        self.last_error = error
         self._next_s = min(self._most_s, self._next_s * 2 or FIRST_BACKOFF_S)
         self.not_before = now + self._next_s * (0.5 + 0.5 * self._random())
 
     def connected(self, now: float) -> None:
         """A connection is there."""
+        self.last_error = None
         self._connected_at = now
 
     def ended(self, now: float, *, answered: bool, by_peer: bool) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from struct import Struct
 from struct import error as StructError  # noqa: N812  it is a class
 from typing import Final, Literal, NamedTuple, TypeAlias, get_args
 
@@ -28,7 +29,7 @@ from everbus.errors import (
 )
 from everbus.protocol.codes import MAX_PDU_BYTES, FunctionCode
 from everbus.protocol.framing.base import Frame, Framer
-from everbus.protocol.framing.mbap import MbapFramer
+from everbus.protocol.framing.mbap import HEADER_BYTES, MbapFramer
 from everbus.protocol.pdu.base import ExceptionResponse, Response
 from everbus.protocol.pdu.table import PUBLIC, AnyRequest, FunctionTable
 from everbus.protocol.values import check_unit
@@ -43,6 +44,9 @@ BROADCAST_UNIT: Final = 0
 
 _new: Final = tuple.__new__
 """Builds a named tuple without a call in Python."""
+
+_PLAIN_HEAD: Final = Struct(">HHHBBB")
+"""An MBAP header, a function code and a byte count."""
 
 _TRANSACTIONS: Final = 0x10000
 _PLAIN_READS: Final = (
@@ -151,6 +155,7 @@ class ClientSession:
         "_next",
         "_open",
         "_plain",
+        "_short",
         "_stale",
         "_submitted",
         "_table",
@@ -175,6 +180,7 @@ class ClientSession:
         self._framer = framer or MbapFramer()
         self._identified = identified
         self._lenient = matching == "lenient"
+        self._short = identified and self._plain
         self._exact = identified and not self._lenient
         self._next = first_transaction % _TRANSACTIONS
         self._open: dict[int, tuple[int, AnyRequest]] = {}
@@ -266,16 +272,18 @@ class ClientSession:
         self._remember(transaction)
         if not self._exact:
             self.broken = self.broken or "abandoned"
-        elif self._framer.pending and not self._belongs_to_another():
-            self.broken = self.broken or "partial"
 
-    def timed_out(self) -> None:
-        """An answer did not come in time. Several in a row, and nothing heard at all: the peer may be stuck.
+    def timed_out(self, transaction: int) -> None:
+        """An answer did not come in time: abandon it. Half of an answer: its rest cannot be waited for.
 
-        A connection that hangs at a device whose TCP still acknowledges is ended by nothing else. A
-        silent unit beside one that answers costs nothing: every byte begins the count anew.
+        Several in a row, and nothing heard at all: the peer may be stuck. A connection that hangs at a
+        device whose TCP still acknowledges is ended by nothing else. A silent unit beside one that
+        answers costs nothing: every byte begins the count anew.
         """
+        self.abandon(transaction)
         self._unanswered += 1
+        if self._framer.pending and not self._belongs_to_an_open_one():
+            self.broken = self.broken or "partial"
         if self._unanswered >= _MOST_UNANSWERED:
             self.broken = self.broken or "silent"
 
@@ -285,7 +293,7 @@ class ClientSession:
         if len(self._abandoned) > _REMEMBERED:
             self._stale.discard(self._abandoned.popleft())
 
-    def _belongs_to_another(self) -> bool:
+    def _belongs_to_an_open_one(self) -> bool:
         """The unfinished frame is, or may be, the answer to a request that is still open."""
         transaction = self._framer.pending_transaction
         return bool(self._open) if transaction is None else transaction in self._open
@@ -299,6 +307,22 @@ class ClientSession:
             if completion is not None:
                 completions.append(completion)
         return completions
+
+    def expected(self, transaction: int) -> tuple[bytes, int]:
+        """What the plain answer to an open request begins with, and how long it is; 0: nobody knows."""
+        unit, request = self._open[transaction]
+        size = request.plain_bytes() if self._short and not self._framer.pending else 0
+        if not size:
+            return b"", 0
+        head = _PLAIN_HEAD.pack(transaction, 0, size + 1, unit, request.function_code, size - 2)
+        return head, HEADER_BYTES + size
+
+    def receive_plain(self, transaction: int, data: bytes) -> Completion:
+        """Take in what is, as ``expected`` has it, just the plain answer to this request, and nothing else was read."""
+        _, request = self._open.pop(transaction)
+        self._unanswered = 0
+        self._completed += 1
+        return _new(Completion, (transaction, request.response_type(data[_PLAIN_HEAD.size :]), None))
 
     def _complete(self, frame: Frame) -> Completion | None:
         given, pdu, transaction = frame

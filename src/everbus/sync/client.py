@@ -86,8 +86,8 @@ class Client:
         self.holes: HoleMap = HoleMap()
         """What reads of points do not pass over: learned from refusals, or declared by you."""
         self._health = Health()
-        self._driver = Driver(self.endpoint, self.options, self._health)
-        self._exchange = Exchange(str(self.endpoint), self.options, monotonic, self._health)
+        self._exchange = Exchange(self.endpoint, self.options, monotonic, self._health)
+        self._driver = Driver(self.endpoint, self.options, self._health, self._exchange)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.endpoint} {'connected' if self.connected else 'not connected'}>"
@@ -133,8 +133,7 @@ class Client:
             ModbusTimeoutError: no answer in time.
             ServerStateError: the client is closed.
         """
-        response: R = self._driver.run(self._exchange.script(unit, request))
-        return response
+        return self._driver.call(unit, request)  # type: ignore[no-any-return,unused-ignore]
 
     def broadcast(self, request: Request[Any]) -> None:
         """Send a write to every unit of the serial line behind a gateway (unit 0); nobody answers.

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-import os
 import threading
+from os import getpid
 from random import random
 from time import monotonic, sleep
 from typing import Any, Final
 
-from everbus.client import exchange
 from everbus.client.endpoint import Endpoint
-from everbus.client.exchange import Script, exact, new_session, room
+from everbus.client.exchange import Ask, Exchange, Room, Script, exact, new_session, prepared, room
 from everbus.client.health import Health
 from everbus.client.options import ClientOptions
 from everbus.client.pacing import Pacing
 from everbus.client.retry import Backoff
 from everbus.errors import ClientClosedError, ConnectError, ModbusTimeoutError, ServerStateError
-from everbus.protocol.client_session import ClientSession
-from everbus.sync.link import CLOSED, Link, SharedLink, SharedSession, open_socket
+from everbus.protocol.client_session import ClientSession, Completion
+from everbus.protocol.pdu.table import AnyRequest
+from everbus.sockets import CLOSED, no_connection_error
+from everbus.sync.link import Link, SharedLink, SharedSession, open_socket
 
 __all__ = ["Driver"]
 
 _FRESH_S: Final = 0.05
-"""A connection that was used so lately is not asked whether it has ended before it is used again."""
+"""A connection that was used so lately is not asked whether it has ended before it is used to read again.
+
+Where ids are missing or not trusted it always is: what lies unread would be taken for the answer."""
 
 
 class Driver:
@@ -32,23 +35,25 @@ class Driver:
         endpoint: the peer.
         options: the client's.
         health: is told of connections.
+        exchange: makes the scripts.
     """
 
-    def __init__(self, endpoint: Endpoint, options: ClientOptions, health: Health) -> None:
+    def __init__(self, endpoint: Endpoint, options: ClientOptions, health: Health, exchange: Exchange) -> None:
         self._endpoint = endpoint
         self._options = options
         self._health = health
+        self._exchange = exchange
         self.pacing: Pacing = Pacing(options)
         self._backoff = Backoff(random)
         self._link: Link | None = None
         self._closed = False
-        self._exact = exact(endpoint, options)
+        self._fresh_s = _FRESH_S if exact(endpoint, options) else 0.0
         self._room = room(endpoint, options)
         self._begin()
 
     def _begin(self) -> None:
         """In a new process the locks are new: the old ones may be held by threads that are not here."""
-        self._pid = os.getpid()
+        self._pid = getpid()
         self._places = threading.Lock() if self._room == 1 else threading.Semaphore(self._room)
         self._making = threading.Lock()
 
@@ -69,34 +74,69 @@ class Driver:
         """Of the connection that is up."""
         return self._link.session if self._link is not None else None
 
-    def run(self, script: Script) -> Any:
-        """Carry a script out; return what it returns, raise what it raises.
+    def call(self, unit: int, request: AnyRequest) -> Any:
+        """Make a request; return the response, or raise what its script raises.
 
         An exception that a signal handler raises while it waits, as Ctrl-C does, leaves the client usable.
         """
-        link: Link | None = None
-        unit = 0
+        pdu, careful = prepared(request)
+        started = monotonic()
+        link = None if careful else self._at_once(started)
+        if link is None:
+            return self.run(self._exchange.script(unit, request, started))
+        completion: Completion | None = None
+        error: BaseException | None = None
+        ours = True
         try:
-            step = next(script)
+            transaction, data = link.session.submit(unit, request, pdu)
+            try:
+                completion = link.ask(transaction, data, started + self._exchange.read_s)
+            except BaseException as failure:  # noqa: BLE001  the script decides
+                error = failure
+            if completion is not None and completion.error is None:
+                self._health.succeeded(unit)
+                return completion.response
+            script = self._exchange.script(unit, request, started, link.session, transaction)
+            next(script)
+            ours = False
+            return self._go_on(script, unit, link, completion, error)
+        finally:
+            if ours:
+                self._places.release()
+
+    def run(self, script: Script) -> Any:
+        """Carry a script out; return what it returns, raise what it raises. As for Ctrl-C, see ``call``."""
+        return self._go_on(script, 0, None, None, None)
+
+    def _go_on(self, script: Script, unit: int, link: Link | None, outcome: object, error: BaseException | None) -> Any:
+        """Carry a script out.
+
+        Args:
+            script: what decides.
+            unit: that it asks.
+            link: the connection that it has room on; given back in the end.
+            outcome: of its last step.
+            error: instead of an outcome.
+        """
+        try:
             while True:
+                step = script.send(outcome) if error is None else script.throw(error)
+                outcome = error = None
                 try:
-                    if type(step) is exchange.Ask and link is not None:
-                        outcome: object = link.ask(*step)
+                    if isinstance(step, Ask) and link is not None:
+                        outcome = link.ask(*step)
+                        continue
+                    if link is not None:
+                        self._give_back(unit, link)
+                        link = None
+                    if isinstance(step, Room):
+                        unit = step.unit
+                        link = self._take(unit, step.until, step.careful)
+                        outcome = link.session
                     else:
-                        if link is not None:
-                            held, link = link, None
-                            self._give_back(unit, held)
-                        if isinstance(step, exchange.Room):
-                            unit = step.unit
-                            link = self._take(unit, step.until, step.careful)
-                            outcome = link.session
-                        else:
-                            sleep(max(0.0, step.until - monotonic()))
-                            outcome = None
-                except BaseException as error:  # noqa: BLE001  the script decides
-                    step = script.throw(error)
-                else:
-                    step = script.send(outcome)
+                        sleep(max(0.0, step.until - monotonic()))
+                except BaseException as failure:  # noqa: BLE001  the script decides
+                    error = failure
         except StopIteration as end:
             return end.value
         except KeyboardInterrupt:
@@ -108,9 +148,19 @@ class Driver:
 
     # Room on the connection
 
+    def _at_once(self, now: float) -> Link | None:
+        """The connection, with room for a read on it, if that takes neither waiting nor looking."""
+        if self._pid != getpid() or not self._places.acquire(False):
+            return None
+        link = self._link
+        if link is not None and now - link.last_used < self._fresh_s and not self.pacing.in_use:
+            return link
+        self._places.release()
+        return None
+
     def _take(self, unit: int, until: float, careful: bool) -> Link:
         """A connection with room for a request, up and rested."""
-        if self._pid != os.getpid():
+        if self._pid != getpid():
             self._forked()
         if self._closed:
             raise ServerStateError("this client is closed; connect() opens it again")
@@ -119,7 +169,7 @@ class Driver:
             if self.pacing.in_use:
                 self._rest(str(self._endpoint), self.pacing.link_ready_at(), until)
             link = self._link
-            if link is None or careful or not self._exact or monotonic() - link.last_used > _FRESH_S:
+            if link is None or careful or monotonic() - link.last_used >= self._fresh_s:
                 link = self._checked(link, until)
         except BaseException:
             self._places.release()
@@ -189,7 +239,7 @@ class Driver:
         Raises:
             ConnectError: no connection within ``connect_timeout_s``.
         """
-        if self._pid != os.getpid():
+        if self._pid != getpid():
             self._forked()
         self._closed = False
         if not self.connected:
@@ -198,7 +248,7 @@ class Driver:
     def _connected(self, until: float) -> Link:
         """The connection, made by whoever needs it first; the others wait for the same."""
         if not self._making.acquire(timeout=max(0.0, until - monotonic())):
-            raise ConnectError(f"no connection to {self._endpoint} in time")
+            raise no_connection_error(self._endpoint, self._backoff.last_error)
         try:
             link = self._link
             if link is not None and link.usable:
@@ -216,10 +266,10 @@ class Driver:
             sock = open_socket(
                 self._endpoint, self._options.source, min(until, monotonic() + self._options.connect_timeout_s)
             )
-        except ConnectError:
+        except ConnectError as error:
             self._health.connect_failures += 1
             if monotonic() < until:  # else it had less time than connect_timeout_s, which is not its fault
-                self._backoff.failed(monotonic())
+                self._backoff.failed(monotonic(), error)
             raise
         link: Link
         if self._room == 1:
@@ -250,7 +300,7 @@ class Driver:
 
     def disconnect(self) -> None:
         """End the connection; the next request makes a new one. Idempotent, in any thread."""
-        if self._pid != os.getpid():
+        if self._pid != getpid():
             self._forked()
         link = self._link
         if link is not None:

@@ -16,18 +16,14 @@ from typing import Any, Final
 
 from everbus.client.endpoint import Endpoint
 from everbus.client.exchange import NOBODY
-from everbus.errors import ClientClosedError, ConnectionLostError
+from everbus.errors import ConnectionLostError
 from everbus.protocol.client_session import ClientSession, Completion
 from everbus.protocol.pdu.table import AnyRequest
-from everbus.sockets import connect_error, literal_addresses, new_socket, resolve_blocking
+from everbus.sockets import connect_error, literal_addresses, lost_error, new_socket, resolve_blocking
 
-__all__ = ["CLOSED", "Link", "SharedLink", "SharedSession", "open_socket"]
-
-CLOSED: Final = "closed"
-"""The reason of a connection that the program closed."""
+__all__ = ["Link", "SharedLink", "SharedSession", "open_socket"]
 
 _RECEIVE_BYTES: Final = 4096
-_NOTHING: Final[list[Completion]] = []
 
 
 class SharedSession(ClientSession):
@@ -48,9 +44,9 @@ class SharedSession(ClientSession):
         with self.lock:
             return super().broadcast(request)
 
-    def timed_out(self) -> None:
+    def timed_out(self, transaction: int) -> None:
         with self.lock:
-            super().timed_out()
+            super().timed_out(transaction)
 
     def abandon(self, transaction: int) -> None:
         with self.lock:
@@ -91,33 +87,41 @@ class Link:
             ConnectionLostError: the connection ended before.
         """
         self.send(data, until)
-        while transaction != NOBODY:
-            left_s = until - monotonic()
-            if left_s <= 0:
-                break
-            for completion in self._read(left_s):
-                if completion.transaction == transaction:
-                    return completion
+        if transaction == NOBODY:
+            return None
+        now = self.last_used = monotonic()
+        expected, size = self.session.expected(transaction)  # the peer works meanwhile
+        while now < until:
+            received = self._receive(until - now)
+            if received:
+                if len(received) == size and received.startswith(expected):
+                    return self.session.receive_plain(transaction, received)
+                for completion in self._take_in(received):
+                    if completion.transaction == transaction:
+                        return completion
             if self.lost or self.reason:
                 raise self._ended("before the answer came")
+            now, size = monotonic(), 0
         return None
 
-    def _read(self, within_s: float) -> list[Completion]:
-        """What ends with what arrives within the time."""
+    def _receive(self, within_s: float) -> bytes:
+        """What arrives within the time, if anything does."""
         try:
             if not self._readable(within_s * 1000):
-                return _NOTHING
-            data = self._socket.recv(_RECEIVE_BYTES)
+                return b""
+            received = self._socket.recv(_RECEIVE_BYTES)
         except (BlockingIOError, InterruptedError):
-            return _NOTHING
+            return b""
         except (OSError, ValueError) as error:  # a ValueError: another thread closed it
             self.lost, self._error = True, error
-            return _NOTHING
-        self.last_used = monotonic()
-        if not data:
+            return b""
+        if not received:
             self.lost = True
-            return _NOTHING
-        completions = self.session.receive(data)
+        return received
+
+    def _take_in(self, received: bytes) -> list[Completion]:
+        """What ends with what has arrived."""
+        completions = self.session.receive(received)
         if self.session.fault is not None:
             self.reason = self.reason or "not_modbus"
             self._error = self.session.fault
@@ -125,7 +129,10 @@ class Link:
 
     def check(self) -> None:
         """Notice what happened while nobody waited: an end, or bytes that nobody asked for."""
-        self._read(0.0)
+        received = self._receive(0.0)
+        if received:
+            self.last_used = monotonic()
+            self._take_in(received)
 
     def send(self, data: bytes, until: float) -> None:
         """Send what may or may not be answered.
@@ -156,11 +163,7 @@ class Link:
         raise self._ended("as it takes nothing any more")
 
     def _ended(self, when: str) -> ConnectionLostError:
-        why = f" ({self.reason})" if self.reason else f": {self._error}" if self._error else " by the peer"
-        kind = ClientClosedError if self.reason == CLOSED else ConnectionLostError
-        error = kind(f"the connection to {self._endpoint} was ended{why} {when}")
-        error.__cause__ = self._error
-        return error
+        return lost_error(self._endpoint, self.reason, self._error, when)
 
     def close(self, reason: str) -> None:
         """End it now; whoever waits is told. Idempotent; the first reason stays."""
@@ -235,19 +238,22 @@ class SharedLink(Link):
         with self._news:
             self._reading = False
             if ready:
-                self._take_in()
+                self._take_all()
             self._news.notify_all()
 
-    def _take_in(self) -> None:
+    def _take_all(self) -> None:
         """Take what has arrived; the lock is held. What nobody waits for any more is forgotten."""
-        for completion in self._read(0.0):
-            if completion.transaction in self._asked:
-                self._done[completion.transaction] = completion
+        received = self._receive(0.0)
+        if received:
+            self.last_used = monotonic()
+            for completion in self._take_in(received):
+                if completion.transaction in self._asked:
+                    self._done[completion.transaction] = completion
 
     def check(self) -> None:
         with self._news:
             if not self._reading:  # else whoever reads will tell
-                self._take_in()
+                self._take_all()
                 self._news.notify_all()
 
 

@@ -161,12 +161,12 @@ class Requests:
     def read_holding_registers(self, address: int, count: int) -> list[int]:
         """Read 1 to 125 holding registers (AP 6.3, function 03)."""
         response = self._ask(ReadHoldingRegistersRequest(address, count), self.number)
-        return response.registers
+        return unpack_registers(response.data)
 
     def read_input_registers(self, address: int, count: int) -> list[int]:
         """Read 1 to 125 input registers (AP 6.4, function 04)."""
         response = self._ask(ReadInputRegistersRequest(address, count), self.number)
-        return response.registers
+        return unpack_registers(response.data)
 
     def write_register(self, address: int, value: int) -> None:
         """Set one holding register (AP 6.6, function 06)."""

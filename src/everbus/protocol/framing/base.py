@@ -38,12 +38,14 @@ class FramerStatistics:
         checksum_errors: frames of the right form whose CRC or LRC was wrong.
         malformed: frames of the wrong form, over-long ones included.
         discarded_bytes: bytes that belonged to no good frame.
+        answers: whole frames that were not given out, as they are other devices' answers.
     """
 
     frames: int = 0
     checksum_errors: int = 0
     malformed: int = 0
     discarded_bytes: int = 0
+    answers: int = 0
 
 
 class Framer(Protocol):

@@ -41,6 +41,11 @@ _LOOPBACK: Final = bytes((FunctionCode.DIAGNOSTICS, *DiagnosticCode.RETURN_QUERY
 _SLICE_BYTES: Final = 4096
 """What is searched at once: bounds the memory for states, whatever was fed."""
 
+_PLAIN: Final = tuple(FunctionCode(code) for code in range(1, 7))
+_PLAIN_BYTES: Final = 8
+_ALIKE: Final = FunctionCode.WRITE_SINGLE_COIL
+"""From here on, an answer to one of these looks like its request."""
+
 _NOTHING: Final = 0
 _WAIT: Final = -1
 """Instead of a frame's length: no good frame begins here; or perhaps one, more bytes will tell."""
@@ -101,6 +106,7 @@ class RtuFramer:
     """
 
     __slots__ = (
+        "_answers",
         "_at",
         "_checksum_errors",
         "_discarded",
@@ -109,6 +115,7 @@ class RtuFramer:
         "_held",
         "_line",
         "_malformed",
+        "_plain",
         "_predictors",
         "_shapes",
         "_states",
@@ -124,13 +131,14 @@ class RtuFramer:
             self._predictors.append(table.predict_request)
         if direction != "request":
             self._predictors.append(table.predict_response)
+        self._plain = direction != "response" and table.agrees(PUBLIC, _PLAIN)
         self._shapes = [_shape(code, self._predictors) for code in range(256)]
         self._held = b""
         self._states = [0]
         self._at = 0
         self._whole = True
         self._expected: tuple[int, int] | None = None
-        self._frames = self._checksum_errors = self._malformed = self._discarded = 0
+        self._frames = self._checksum_errors = self._malformed = self._discarded = self._answers = 0
 
     @property
     def fault(self) -> FramingError | None:
@@ -146,6 +154,9 @@ class RtuFramer:
         """Serial frames have no transaction id."""
 
     def feed(self, data: _Bytes) -> list[Frame]:
+        if self._plain and len(data) == _PLAIN_BYTES and not self._held and self._is_plain(data):
+            self._frames += 1
+            return [Frame(data[0], bytes(data[1:-2]))]
         frames: list[Frame] = []
         for start in range(0, len(data), _SLICE_BYTES):
             part = data[start : start + _SLICE_BYTES]
@@ -154,6 +165,19 @@ class RtuFramer:
             self._held += part
             self._scan(frames, silence=False)
         return frames
+
+    def _is_plain(self, data: _Bytes) -> bool:
+        """Whether this is one request of 01 to 06 and nothing else, as it nearly always is."""
+        code, count = data[1], data[2]
+        if code not in _PLAIN or crc16(data):
+            return False
+        if self._line:
+            key = (data[0], code)
+            size = count + _OVERHEAD + 2 if code < _ALIKE else _PLAIN_BYTES
+            if (size < _PLAIN_BYTES and not crc16(data[:size])) or (size == _PLAIN_BYTES and self._expected == key):
+                return False  # it is, or begins with, what may be another device's answer
+            self._expected = None if key[0] == _BROADCAST else key
+        return True
 
     def gap(self) -> list[Frame]:
         frames: list[Frame] = []
@@ -176,7 +200,7 @@ class RtuFramer:
         return body + crc16(body).to_bytes(2, "little")
 
     def statistics(self) -> FramerStatistics:
-        return FramerStatistics(self._frames, self._checksum_errors, self._malformed, self._discarded)
+        return FramerStatistics(self._frames, self._checksum_errors, self._malformed, self._discarded, self._answers)
 
     def _scan(self, frames: list[Frame], silence: bool) -> None:
         """Take the good frames out of what is held, and keep what may become one.
@@ -254,6 +278,7 @@ class RtuFramer:
     def _receive(self, frames: list[Frame], frame: bytes) -> None:
         """Give out a good frame, unless it is another device's answer on a line."""
         if self._line and self._is_answer(frame):
+            self._answers += 1
             return
         self._frames += 1
         frames.append(Frame(frame[0], frame[1:-2]))

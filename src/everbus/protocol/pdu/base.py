@@ -133,9 +133,17 @@ class Request(Pdu, Generic[R]):
     response_type: ClassVar[type[Any]]
     """The class of its normal response."""
 
+    def plain_bytes(self) -> int:
+        """Size of the PDU that plainly answers this: function code, byte count, data; 0: it is not of that form."""
+        return 0
+
     def plain_response(self, pdu: bytes) -> R | None:
         """The response in a PDU if it plainly answers this request; None: the long way decides."""
-        return None
+        size = self.plain_bytes()
+        if not size or len(pdu) != size or pdu[1] != size - 2 or pdu[0] != self.function_code:
+            return None
+        response: R = self.response_type(pdu[2:])
+        return response
 
     def mismatch(self, response: R) -> str | None:
         """Why a response of ``response_type`` cannot answer this request; None: it can."""

@@ -71,12 +71,8 @@ class ReadBitsRequest(AddressQuantity, Request[B], Generic[B]):
         response: B = self.response_type.of(values)
         return response
 
-    def plain_response(self, pdu: bytes) -> B | None:
-        size = (self.quantity + 7) // 8
-        if len(pdu) != 2 + size or pdu[1] != size or pdu[0] != self.function_code:
-            return None
-        response: B = self.response_type(pdu[2:])
-        return response
+    def plain_bytes(self) -> int:
+        return 2 + (self.quantity + 7) // 8
 
     def mismatch(self, response: B) -> str | None:
         expected = (self.quantity + 7) // 8

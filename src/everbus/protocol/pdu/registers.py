@@ -101,12 +101,8 @@ class ReadRegistersRequest(AddressQuantity, Request[S], Generic[S]):
         response: S = self.response_type.of(values)
         return response
 
-    def plain_response(self, pdu: bytes) -> S | None:
-        size = 2 * self.quantity
-        if len(pdu) != 2 + size or pdu[1] != size or pdu[0] != self.function_code:
-            return None
-        response: S = self.response_type(pdu[2:])
-        return response
+    def plain_bytes(self) -> int:
+        return 2 + 2 * self.quantity
 
     def mismatch(self, response: S) -> str | None:
         return _count_mismatch(self.quantity, response)

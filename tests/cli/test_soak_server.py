@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,16 +12,13 @@ from everbus.cli.soak_server import named_server, own_server
 from everbus.errors import ConfigurationError
 from everbus.resources import listening_addresses
 
-if TYPE_CHECKING:
-    pass
-
 
 def test_a_named_server_is_what_was_named() -> None:
     server = named_server("localhost", 4711)
     assert (str(server.endpoint), server.pid) == ("tcp://localhost:502", 4711)
 
 
-@pytest.mark.parametrize("url", ["tcp://127.0.0.1:0", "ftp://127.0.0.1", "tcp://"])
+@pytest.mark.parametrize("url", ["tcp://127.0.0.1:0", "ftp://127.0.0.1", "tcp://", "rtu+tcp://127.0.0.1:502"])
 def test_no_server_can_have_such_a_name(url: str) -> None:
     with pytest.raises(ConfigurationError):
         named_server(url, None)

@@ -14,6 +14,7 @@ from everbus.cli.soak_view import progress_bar, show_result
 from everbus.soak.result import PartCount
 from everbus.soak.runner import SoakOptions, SoakResult
 from everbus.soak.verdicts import Figure, PoliteRecord, ProcessRecord, Sample, Verdict
+from tests.soak.documents import BUSY_CLIENTS, NO_CLIENTS
 
 MIB = 1 << 20
 
@@ -39,6 +40,7 @@ def result(options: SoakOptions | None = None, **changes: Any) -> SoakResult:
         "interrupted": False,
         "record": None,
         "polite": None,
+        "client": NO_CLIENTS,
         "new_listeners": (),
     }
     return SoakResult(**fields | changes)
@@ -122,6 +124,13 @@ def test_polite_clients() -> None:
     )  # fmt: skip
     assert shown(result(polite=silent))[1] == (
         "polite clients (1): 0 requests, 0 failed, 5 excused; this machine itself was late by 0.0 ms at most"
+    )
+
+
+def test_what_our_own_clients_counted() -> None:
+    assert shown(result(client=BUSY_CLIENTS))[1] == (
+        "everbus clients, polite and in cycles (1,200): 9,000 requests, 0 sent again; "
+        "1,211 connections, 7 lost, 4 given up; answers: 5 late, 0 unknown, 0 mismatched"
     )
 
 

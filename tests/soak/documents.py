@@ -3,9 +3,34 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict, replace
 from typing import Any
 
+from everbus.soak.asking import ClientRecord
+
 MIB = 1 << 20
+NO_CLIENTS = ClientRecord(
+    clients=0,
+    calls=0,
+    retries=0,
+    connects=0,
+    connect_failures=0,
+    lost=0,
+    replaced={},
+    late=0,
+    unknown=0,
+    mismatched=0,
+)
+BUSY_CLIENTS = replace(
+    NO_CLIENTS,
+    clients=1200,
+    calls=9000,
+    connects=1211,
+    connect_failures=2,
+    lost=7,
+    replaced={"partial": 3, "silent": 1},
+    late=5,
+)
 
 
 def document(**changes: Any) -> dict[str, Any]:
@@ -45,6 +70,7 @@ def document(**changes: Any) -> dict[str, Any]:
         "settled_s": 2.0,
         "samples": samples,
         "polite": None,
+        "client": asdict(BUSY_CLIENTS),
     }
     return made | changes
 

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,7 +21,6 @@ from everbus.soak.target import CycleFailedError, FailureKind, Target
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from everbus.soak.target import Link
     from everbus.soak.verdicts import PoliteRecord
 
 
@@ -73,13 +73,15 @@ class Device:
 @contextmanager
 def clients(target: Target, count: int = 2, late_s: float | None = None) -> Iterator[PoliteClients]:
     own_delay = OwnDelay().start()
-    made = PoliteClients(target, count, own_delay, late_s)
+    errors: list[Exception] = []
+    made = PoliteClients(target, count, own_delay, late_s, errors.append)
     try:
         made.start()
         yield made
     finally:
         made.stop()
         own_delay.stop()
+    assert errors == []
 
 
 def seen(device: Device, for_s: float, count: int = 1, late_s: float | None = None) -> PoliteRecord:
@@ -111,20 +113,24 @@ def test_lengths_differ_from_one_request_to_the_next() -> None:
 
 
 @pytest.mark.parametrize(
-    ("act", "kind"),
+    ("act", "kind", "connections"),
     [
-        (lambda number, answer: answer if number % 2 else b"", FailureKind.RESET),
-        (lambda number, answer: answer if number % 2 else answer[:1] + b"\xff" + answer[2:], FailureKind.BAD_ANSWER),
-        (lambda number, answer: answer if number % 2 else answer[:7] + b"\x83\x02\x00" + answer[10:], "bad_answer"),
+        (lambda answer: b"", "reset", 2),
+        (lambda answer: answer[:1] + b"\xff" + answer[2:], "bad_answer", 1),
+        (lambda answer: answer[:7] + b"\x83\x02\x00" + answer[10:], "bad_answer", 1),
     ],
+    ids=["closed", "another id", "no exception"],
 )
-def test_a_failure_is_counted_and_the_client_comes_back(act: Callable[[int, bytes], bytes], kind: str) -> None:
-    device = Device(act)
-    record = seen(device, 5 * INTERVAL_S)
-    assert record.failures == {kind: record.failed}
-    assert record.failed >= 1
-    assert record.requests > record.failed
-    assert device.connections >= 2
+def test_a_failure_is_counted_and_the_client_goes_on(
+    act: Callable[[bytes], bytes], kind: str, connections: int
+) -> None:
+    """On the same connection, if that is up."""
+    device = Device(lambda number, answer: act(answer) if number == 2 else answer)
+    with device as target, clients(replace(target, timeout_s=0.1), 1) as polite_clients:
+        while (record := polite_clients.record()).requests < 4:
+            time.sleep(0.01)
+    assert (record.failures, record.failed) == ({kind: 1}, 1)
+    assert device.connections == connections
     assert record.first_failure.startswith("polite request 2: ")
 
 
@@ -132,7 +138,7 @@ def test_a_failure_is_counted_and_the_client_comes_back(act: Callable[[int, byte
 def test_no_answer_is_a_timeout() -> None:
     record = seen(Device(lambda number, answer: answer if number < 3 else answer[:3]), 0.8)
     assert record.failures["timeout"] >= 1
-    assert record.first_failure == "polite request 3: no answer: timed out"
+    assert record.first_failure.startswith("polite request 3: unit 1 of tcp://127.0.0.1:")
 
 
 def test_nobody_listens() -> None:
@@ -144,11 +150,22 @@ def test_nobody_listens() -> None:
     assert (record.p50_s, record.p99_s, record.worst_s) == (None, None, None)
 
 
+def test_what_is_due_while_nobody_listens_counts() -> None:
+    """A client by itself would wait longer and longer before it tries again."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        address = probe.getsockname()
+    with clients(Target(socket.AF_INET, address), 1) as polite_clients:
+        begin = time.monotonic()
+        while polite_clients.record().requests < 6:
+            time.sleep(0.01)
+    assert time.monotonic() - begin < 12 * INTERVAL_S
+
+
 def test_this_machines_shortage_is_nobodys_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    def short(target: Target) -> Link:
+    def short(target: Target, connect: object) -> None:
         raise ConnectError("no port left")
 
-    monkeypatch.setattr(Target, "connect", short)
+    monkeypatch.setattr(Target, "reach", short)
     with clients(Target(socket.AF_INET, ("127.0.0.1", 9))) as polite_clients:
         record = polite_clients.record()
     assert (record.requests, record.failed) == (0, 0)
@@ -191,7 +208,7 @@ def test_where_there_is_no_bound_nobody_is_late() -> None:
 
 
 def test_what_this_machine_was_late_by_is_forgiven() -> None:
-    book = polite._Book(late_s=0.25)
+    book = polite._Book(late_s=0.25, on_error=lambda _: None)
     book.answered(took_s=0.9, own_delay_s=0.4)
     assert book.late == 0
     book.answered(took_s=0.9, own_delay_s=0.0)

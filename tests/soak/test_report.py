@@ -63,6 +63,8 @@ def test_markdown_with_its_files(tmp_path: Path) -> None:
         "| descriptors | 8 | 2,008 | 2,008 | +2,000 |",
         "| failed: timeout | 3 |",
         "| answer, slowest | 22.0 ms |",
+        "| connections given up | 3 partial, 1 silent |",
+        "| answers: late | 5 |",
         "| the first | cycle 31: no answer: timed out |",
         "| churn | 1,000 | 3 |",
         "| 127.0.0.1:40002 |",
@@ -90,14 +92,15 @@ def test_what_counts_against_nobody_is_reported(tmp_path: Path) -> None:
     assert [line for line in lines if line.startswith(excused)] == [f"{excused} 3 |", f"{excused} 2 |"]
 
 
-def test_a_document_of_before_there_were_excuses(tmp_path: Path) -> None:
+def test_a_document_of_before_there_were_excuses_and_clients(tmp_path: Path) -> None:
     older = document(polite={key: value for key, value in polite().items() if key != "excused"})
-    for name in ("turned_away", "excused"):
+    for name in ("turned_away", "excused", "client"):
         del older[name]
     write_report(older, tmp_path / "run.md")
     text = (tmp_path / "run.md").read_text(encoding="utf-8")
     assert "| requests | 400 |" in text
     assert "excused" not in text
+    assert "Everbus clients" not in text
 
 
 def test_a_rerun_replaces_its_own_files_and_no_other(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from everbus.soak.options import SoakOptions
 from everbus.soak.result import PartCount, SoakResult
 from everbus.soak.scenarios import ALWAYS, SCENARIOS
 from everbus.soak.verdicts import Figure, PoliteRecord, PoliteSample, ProcessRecord, Sample, Verdict
+from tests.soak.documents import BUSY_CLIENTS
 
 RECORD = ProcessRecord(
     pid=7,
@@ -55,6 +56,7 @@ RESULT = SoakResult(
     rate_missed=77,
     record=RECORD,
     polite=POLITE,
+    client=BUSY_CLIENTS,
     new_listeners=("127.0.0.1:4001",),
 )
 
@@ -106,6 +108,18 @@ def test_the_document_of_a_run() -> None:
             "worst_s": 0.3,
             "own_worst_s": 0.01,
             "samples": [[1.0, 20, 0, 0.001, 0.3], [2.0, 1, 1, None, None]],
+        },
+        "client": {
+            "clients": 1200,
+            "calls": 9000,
+            "retries": 0,
+            "connects": 1211,
+            "connect_failures": 2,
+            "lost": 7,
+            "replaced": {"partial": 3, "silent": 1},
+            "late": 5,
+            "unknown": 0,
+            "mismatched": 0,
         },
         "options": asdict(OPTIONS),
     }

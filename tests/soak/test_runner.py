@@ -15,6 +15,7 @@ import pytest
 from everbus.client.endpoint import Endpoint
 from everbus.errors import ConnectError
 from everbus.soak import runner, tally
+from everbus.soak.asking import Asker
 from everbus.soak.polite import OwnDelay
 from everbus.soak.result import PartCount
 from everbus.soak.runner import SoakOptions, SoakResult, soak
@@ -22,6 +23,7 @@ from everbus.soak.scenarios import SCENARIOS, Defaults, Scenario
 from everbus.soak.target import CutShortError, CycleFailedError, FailureKind, Link, Target, TurnedAwayError
 from everbus.soak.verdicts import Verdict
 from tests.soak import faulty
+from tests.soak.documents import NO_CLIENTS
 from tests.soak.servers import running
 
 if TYPE_CHECKING:
@@ -404,6 +406,27 @@ def test_a_polite_client_that_is_not_served_convicts(made_up: MadeUp) -> None:
     assert "polite requests failed" in result.findings[0]
 
 
+def test_a_client_of_ours_that_breaks_is_no_verdict(made_up: MadeUp, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether that comes in the first request or after the last cycle."""
+    read = Asker.read
+    broken = threading.Event()
+
+    def breaks(asker: Asker, quantity: int = 1) -> None:
+        if broken.is_set():
+            raise RuntimeError("a mistake in the client")
+        read(asker, quantity)
+
+    def settling(stage: str, cycles: int) -> None:
+        if stage == "settling":
+            broken.set()
+
+    monkeypatch.setattr(Asker, "read", breaks)
+    with running("Right", faulty.__file__) as server:
+        for again in (settling, lambda *_: None):
+            with pytest.raises(RuntimeError, match="a mistake in the client"):
+                soak(server.endpoint, made_up_options(polite=2), server.pid, again)
+
+
 def test_no_connection_for_the_polite_is_no_verdict(made_up: MadeUp) -> None:
     with pytest.raises(ConnectError, match=r"tcp://127\.0\.0\.1:9: cannot connect: Connection refused"):
         soak(ANYWHERE, made_up_options(polite=1))
@@ -425,6 +448,7 @@ def test_a_clean_server_is_clean() -> None:
     assert result.record is not None
     assert result.record.descriptors.growth == result.record.listeners.growth == 0
     assert result.new_listeners == ()
+    assert result.client == replace(NO_CLIENTS, clients=60, calls=60, connects=60)
 
 
 def test_a_server_that_opens_a_listening_socket_for_each_client_is_convicted() -> None:

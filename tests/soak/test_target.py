@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from everbus.client.endpoint import Endpoint
-from everbus.errors import ConnectError
+from everbus.errors import ClientClosedError, ConnectError
 from everbus.soak import target as target_module
+from everbus.soak.asking import read_once
 from everbus.soak.target import CutShortError, CycleFailedError, FailureKind, Link, Stop, Target, no_answer, resolve
 
 if TYPE_CHECKING:
@@ -110,10 +111,12 @@ def test_a_shortage_that_stays_is_this_machines_fault(monkeypatch: pytest.Monkey
         def connect(self, address: object) -> None:
             raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
 
-    monkeypatch.setattr(target_module, "_SHORTAGE_S", 0.25)
+    monkeypatch.setattr(target_module, "_SHORTAGE_S", 0.15)
     monkeypatch.setattr(socket, "socket", Used)
-    with pytest.raises(ConnectError, match="this machine can make no more connections"):
-        Target(socket.AF_INET, ("127.0.0.1", 502)).connect()
+    target = Target(socket.AF_INET, ("127.0.0.1", 502))
+    for connect in (target.connect, lambda: read_once(target)):
+        with pytest.raises(ConnectError, match="this machine can make no more connections: Cannot assign"):
+            connect()
 
 
 # --- addresses --------------------------------------------------------------------------------
@@ -123,6 +126,7 @@ def test_a_unix_socket(tmp_path: Path) -> None:
     path = str(tmp_path / "modbus.sock")
     (target,) = resolve(Endpoint("unix", path=path), unit=7, timeout_s=2.0)
     assert (target.family, target.address, target.unit, target.timeout_s) == (socket.AF_UNIX, path, 7, 2.0)
+    assert target.endpoint == Endpoint("unix", path=path)
     with pytest.raises(CycleFailedError) as caught:
         target.connect()
     assert caught.value.kind is FailureKind.REFUSED
@@ -138,6 +142,15 @@ def test_ipv6() -> None:
         (target,) = resolve(Endpoint("tcp", host="::1", port=listener.getsockname()[1]))
         with target.connect():
             pass
+        assert str(target.endpoint) == f"tcp://[::1]:{listener.getsockname()[1]}"
+
+
+@pytest.mark.parametrize(
+    ("address", "host"), [(("::1", 502, 0, 0), "::1"), (("fe80::1", 502, 0, 3), "fe80::1%3"), (("::1", 502), "::1")]
+)
+def test_the_endpoint_of_an_address_of_ipv6(address: tuple[object, ...], host: str) -> None:
+    """A link-local one means something on one link only."""
+    assert Target(socket.AF_INET6, address).endpoint == Endpoint("tcp", host=host, port=502)
 
 
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "x" * 300])
@@ -258,6 +271,23 @@ def test_a_stop_can_be_told_and_closed_again_and_again() -> None:
         assert stop.wait(30)
     for _ in range(2):
         stop.close()
+
+
+def test_the_end_calls_who_cannot_wait_for_it(stop: Stop) -> None:
+    told: list[str] = []
+    with stop.ending(lambda: told.append("over")):
+        pass
+    with stop.ending(lambda: told.append("under way")):
+        stop.set()
+        assert told == ["under way"]
+
+
+def test_a_client_closed_by_the_end_is_cut_short() -> None:
+    def connect() -> None:
+        raise ClientClosedError("the client was closed while it connected")
+
+    with pytest.raises(CutShortError):
+        Target(socket.AF_INET, ("127.0.0.1", 9)).reach(connect)
 
 
 @pytest.mark.parametrize(

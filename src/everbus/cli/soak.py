@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import signal
-import threading
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
 import rich_click
 from rich.console import Console
 
 from everbus.cli.output import CommandFailure, ExitCode, write_json
+from everbus.cli.signals import terminated_like_interrupted
 from everbus.cli.soak_server import SoakedServer, named_server, own_server
 from everbus.cli.soak_view import progress_bar, show_result
 from everbus.errors import ConnectError
@@ -24,9 +23,6 @@ from everbus.soak.runner import SoakOptions, SoakResult, soak
 from everbus.soak.sampling import listeners
 from everbus.soak.scenarios import SCENARIOS
 from everbus.soak.verdicts import Verdict
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 __all__ = ["command"]
 
@@ -155,7 +151,7 @@ def command(
     _check_files(plot, report)
     raise_descriptor_limit((options.concurrency or 0) + (options.polite or 0) + _OWN_DESCRIPTORS)
     with (
-        _terminated_like_interrupted(),
+        terminated_like_interrupted(),
         own_server() if url is None else nullcontext(named_server(url, pid)) as server,
     ):
         result = _run(server, options)
@@ -235,22 +231,3 @@ def _write_files(result: SoakResult, plot: Path | None, report: Path | None) -> 
         else:
             _note(f"{path} is written")
     return written
-
-
-@contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """SIGTERM and a closed terminal end the run as Ctrl-C does: no server of ours is left behind."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {name: signal.signal(getattr(signal, name), interrupt) for name in names}
-    try:
-        yield
-    finally:
-        for name, handler in before.items():
-            signal.signal(getattr(signal, name), handler)

@@ -41,9 +41,11 @@ def named_server(url: str, pid: int | None) -> SoakedServer:
     """A server that runs already.
 
     Raises:
-        ConfigurationError: the URL is none that one can connect to.
+        ConfigurationError: the URL is none that one can connect to, or not one of Modbus TCP.
     """
     endpoint = parse_endpoint(url)
+    if endpoint.scheme not in {"tcp", "unix"}:
+        raise ConfigurationError(f"{url!r}: the soak speaks Modbus TCP, to tcp://host[:port] or unix:///path")
     if endpoint.scheme == "tcp" and endpoint.port == 0:
         raise ConfigurationError(f"{url!r}: port 0 is no port to connect to")
     return SoakedServer(endpoint, pid)

@@ -18,6 +18,7 @@ from everbus.soak.verdicts import Verdict
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from everbus.soak.asking import ClientRecord
     from everbus.soak.runner import SoakOptions, SoakResult
     from everbus.soak.verdicts import Figure, PoliteRecord, ProcessRecord
 
@@ -78,6 +79,8 @@ def show_result(result: SoakResult, console: Console) -> None:
         say(f"of these: {_shares(result)}")
     if result.polite is not None:
         say(_polite(result.polite))
+    if result.client.clients:
+        say(_client(result.client))
     if result.record is not None:
         console.print(_table(result.record))
         console.print(_plot(result.record, console))
@@ -128,6 +131,16 @@ def _polite(polite: PoliteRecord) -> str:
         if value is not None:
             words += f", {name} {1000 * value:,.1f} ms"
     return f"{words}; this machine itself was late by {1000 * polite.own_worst_s:,.1f} ms at most"
+
+
+def _client(client: ClientRecord) -> str:
+    replaced = sum(client.replaced.values())
+    return (
+        f"everbus clients, polite and in cycles ({client.clients:,}): {client.calls:,} requests, "
+        f"{client.retries:,} sent again; "
+        f"{client.connects:,} connections, {client.lost:,} lost, {replaced:,} given up; "
+        f"answers: {client.late:,} late, {client.unknown:,} unknown, {client.mismatched:,} mismatched"
+    )
 
 
 def _verdict(result: SoakResult) -> str:

@@ -2,5 +2,6 @@
 
 ``scenarios`` say what one cycle does to the server, ``runner`` repeats it, ``polite`` asks beside it
 as a good client does, ``sampling`` looks at the server's process meanwhile, ``verdicts`` judge.
-``plots`` and ``report`` show it. The server is only talked to and looked at.
+``plots`` and ``report`` show it. Whatever is in order is asked by everbus's own client (``asking``);
+bare sockets (``target``) are for what no client does. The server is only talked to and looked at.
 """

@@ -5,19 +5,18 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Self
 
 from everbus.errors import ConnectError
-from everbus.protocol.client_session import ClientSession
-from everbus.protocol.pdu.registers import ReadHoldingRegistersRequest
+from everbus.soak.asking import Asker, asking
 from everbus.soak.latency import Histogram, Timeline
-from everbus.soak.scenarios.base import ask
 from everbus.soak.target import CutShortError, CycleFailedError, FailureKind, Stop, Target
 from everbus.soak.verdicts import PoliteRecord
 
 if TYPE_CHECKING:
-    from everbus.soak.target import Link
+    from collections.abc import Callable
 
 __all__ = ["INTERVAL_S", "OwnDelay", "PoliteClients"]
 
@@ -85,8 +84,9 @@ class OwnDelay:
 class _Book:
     """What the clients report; shared by them."""
 
-    def __init__(self, late_s: float | None) -> None:
+    def __init__(self, late_s: float | None, on_error: Callable[[Exception], None]) -> None:
         self.late_s = late_s
+        self.on_error = on_error
         self.late = 0
         self.requests = 0
         self.excused = 0
@@ -133,53 +133,67 @@ class _Client:
 
     def _run(self) -> None:
         self._stop.wait(self._begin_after_s)
-        while not self._stop.is_set():
-            try:
-                with self._target.connect() as link:
-                    self._talk(link)
-            except CutShortError:
-                break
-            except ConnectError:
-                self._book.excuse()
-            except CycleFailedError as error:
-                self._book.failed(error)
+        try:
+            with suppress(CutShortError):
+                while not self._stop.is_set():
+                    with asking(self._target) as asker:
+                        self._talk(asker)
+        except Exception as error:  # noqa: BLE001  raised again by the thread that started the run
+            self._book.on_error(error)
+        finally:
             self.heard.set()
-            self._stop.wait(INTERVAL_S)
-        self.heard.set()
 
-    def _talk(self, link: Link) -> None:
-        session = ClientSession()
-        while not self._stop.is_set():
-            self._asked += 1
-            request = ReadHoldingRegistersRequest(0, 1 + self._asked % _QUANTITIES)
+    def _talk(self, asker: Asker) -> None:
+        """Ask as long as it can connect."""
+        connected = True  # else a new client comes: this one would spare the server, and each request due counts
+        while connected and not self._stop.is_set():
             begin = time.monotonic()
-            try:
-                ask(link, session, self._target.unit, request, begin + self._target.timeout_s)
-            except CycleFailedError as error:
-                if self._own_delay.excuses(error, begin, self._target.timeout_s):
-                    self._book.excuse()
-                    return
-                raise
-            took_s = time.monotonic() - begin
-            self._book.answered(took_s, self._own_delay.since(begin))
+            connected = self._ask(asker, begin)
             self.heard.set()
-            self._stop.wait(INTERVAL_S - took_s)
+            self._stop.wait(begin + INTERVAL_S - time.monotonic())
+
+    def _ask(self, asker: Asker, begin: float) -> bool:
+        """One request; whether it had a connection."""
+        self._asked += 1
+        try:
+            asker.connect()
+            asked_at = time.monotonic()
+            asker.read(1 + self._asked % _QUANTITIES)
+        except ConnectError:
+            self._book.excuse()
+            return False
+        except CycleFailedError as error:
+            if self._own_delay.excuses(error, begin, self._target.timeout_s):
+                self._book.excuse()
+            else:
+                self._book.failed(error)
+            return error.connected
+        self._book.answered(time.monotonic() - asked_at, self._own_delay.since(asked_at))
+        return True
 
 
 class PoliteClients:
-    """Each has one connection and asks every 50 ms; every answer is checked. It connects again after a failure.
+    """Each is an everbus client with one connection that asks every 50 ms; every answer is checked.
 
     Args:
         target: the server; they go on until they are stopped themselves, whatever its ``stop`` says.
         count: how many, 1 or more.
         own_delay: of this machine.
         late_s: the time that an answer may take; None: until the timeout.
+        on_error: takes, in any thread, an error that is nobody's but ours; that client has ended.
     """
 
-    def __init__(self, target: Target, count: int, own_delay: OwnDelay, late_s: float | None = None) -> None:
+    def __init__(
+        self,
+        target: Target,
+        count: int,
+        own_delay: OwnDelay,
+        late_s: float | None,
+        on_error: Callable[[Exception], None],
+    ) -> None:
         self._stop = Stop()
         self._own_delay = own_delay
-        self._book = _Book(late_s)
+        self._book = _Book(late_s, on_error)
         target = replace(target, stop=self._stop)
         self._clients = [
             _Client(target, self._stop, self._book, own_delay, INTERVAL_S * number / count) for number in range(count)

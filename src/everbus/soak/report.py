@@ -138,6 +138,8 @@ def _tables(document: Mapping[str, Any]) -> Iterator[_Table]:
         yield _Table("The server's process", ("", "start", "peak", "end", "growth"), _growth(document))
     if document["polite"]:
         yield _Table("Polite clients", ("", ""), list(_polite(document["polite"])))
+    if (client := document.get("client")) and client["clients"]:  # older documents have none
+        yield _Table("Everbus clients, polite and in cycles", ("", ""), list(_client(client)))
     shares = [(name, f"{share['cycles']:,}", f"{share['failed']:,}") for name, share in document["by_scenario"].items()]
     if shares:
         yield _Table("Cycles", ("scenario", "made", "failed"), shares)
@@ -181,6 +183,25 @@ def _polite(polite: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         if polite[key] is not None:
             yield f"answer, {name}", f"{1000 * polite[key]:,.1f} ms"
     yield "longest delay of the tester's machine", f"{1000 * polite['own_worst_s']:,.1f} ms"
+
+
+def _client(client: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for words, key in (
+        ("clients", "clients"),
+        ("requests", "calls"),
+        ("sent again", "retries"),
+        ("connections", "connects"),
+        ("connections that could not be made", "connect_failures"),
+        ("connections that the server ended", "lost"),
+    ):
+        yield words, f"{client[key]:,}"
+    yield "connections given up", _replaced(client["replaced"])
+    for key in ("late", "unknown", "mismatched"):
+        yield f"answers: {key}", f"{client[key]:,}"
+
+
+def _replaced(reasons: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {_words(reason)}" for reason, count in reasons.items()) or "0"
 
 
 def _run(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

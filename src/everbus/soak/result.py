@@ -14,6 +14,7 @@ from everbus.soak.verdicts import Figure, PoliteRecord, ProcessRecord, Verdict
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from everbus.soak.asking import ClientRecord
     from everbus.soak.options import SoakOptions
 
 __all__ = ["PartCount", "SoakResult"]
@@ -49,6 +50,7 @@ class SoakResult:
         rate_missed: cycles that were due and not started, as those before took all places.
         record: the server's process; None where nobody looked at it.
         polite: what the polite clients saw; None where there were none.
+        client: what everbus's own clients counted: theirs, and those of cycles.
         new_listeners: where the process listens at the end and did not at the start, at most 10.
     """
 
@@ -70,6 +72,7 @@ class SoakResult:
     rate_missed: int
     record: ProcessRecord | None
     polite: PoliteRecord | None
+    client: ClientRecord
     new_listeners: tuple[str, ...]
 
     @property
@@ -112,6 +115,7 @@ class SoakResult:
             "new_listeners": list(self.new_listeners),
             **_seen(self.record),
             "polite": _polite(self.polite) if self.polite else None,
+            "client": asdict(self.client),
             "options": asdict(self.options),
         }
 

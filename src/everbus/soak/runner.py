@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from everbus.errors import ConnectError
+from everbus.soak.asking import ClientTotals
 from everbus.soak.options import SoakOptions
 from everbus.soak.polite import OwnDelay, PoliteClients
 from everbus.soak.result import PartCount, SoakResult
@@ -42,6 +43,7 @@ class _Run:
 
     def __init__(self, endpoint: Endpoint, options: SoakOptions, progress: Progress) -> None:
         self.tally = Tally()
+        self.totals = ClientTotals()
         self.active_s = 0.0
         self.duration_s = 0.0
         self.interrupted = False
@@ -70,11 +72,17 @@ class _Run:
         options = self._options
         self.own_delay.start()
         self._targets = resolve(
-            self._endpoint, unit=options.unit, timeout_s=options.timeout_s, hold_s=options.hold_s, stop=self._stop
+            self._endpoint,
+            unit=options.unit,
+            timeout_s=options.timeout_s,
+            hold_s=options.hold_s,
+            stop=self._stop,
+            totals=self.totals,
         )
         if options.polite:
             self._targets = [self._reach()]
-            self.polite = PoliteClients(self._targets[0], options.polite, self.own_delay, self._scenario.late_s)
+            late_s = self._scenario.late_s
+            self.polite = PoliteClients(self._targets[0], options.polite, self.own_delay, late_s, self._broken)
             self.polite.start()
 
     def make(self, at_rest: Callable[[], object]) -> None:
@@ -183,8 +191,16 @@ class _Run:
             self._progress("cycles", self.tally.cycles)
         finally:
             self.active_s += time.monotonic() - begin
+        self.raise_error()
+
+    def raise_error(self) -> None:
+        """Raise what broke one of the threads, if anything did."""
         if self._errors:
             raise self._errors[0]
+
+    def _broken(self, error: Exception) -> None:
+        self._errors.append(error)
+        self.stop()
 
     def _pause(self) -> None:
         self._progress("pause", self.tally.cycles)
@@ -195,8 +211,7 @@ class _Run:
             while (number := self._take(last)) is not None:
                 self._cycle(number)
         except Exception as error:  # noqa: BLE001  raised again by the thread that started the run
-            self._errors.append(error)
-            self.stop()
+            self._broken(error)
 
     def _take(self, last: float) -> int | None:
         """The next cycle's number, when it is due; None: there is none any more."""
@@ -279,6 +294,7 @@ def soak(
         if watch is not None:
             watch.sampler.stop()  # before the polite clients leave, who were there at the start
         run.close()
+    run.raise_error()
     return _result(endpoint, options, started, run, watch)
 
 
@@ -351,6 +367,7 @@ def _result(endpoint: Endpoint, options: SoakOptions, started: datetime, run: _R
         rate_missed=run.clock.missed,
         record=record,
         polite=polite,
+        client=run.totals.record(),
         new_listeners=watch.new_listeners() if watch else (),
     )
 

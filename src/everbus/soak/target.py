@@ -9,14 +9,18 @@ import socket
 import struct
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
-from everbus.errors import ConnectError
+from everbus.client.endpoint import Endpoint
+from everbus.errors import ClientClosedError, ConnectError
 
 if TYPE_CHECKING:
-    from everbus.client.endpoint import Endpoint
+    from collections.abc import Callable, Iterator
+
+    from everbus.soak.asking import ClientTotals
 
 __all__ = [
     "CutShortError",
@@ -26,6 +30,7 @@ __all__ = [
     "Stop",
     "Target",
     "TurnedAwayError",
+    "kind_of",
     "no_answer",
     "resolve",
 ]
@@ -35,6 +40,8 @@ _SHORTAGES: Final = frozenset({errno.EADDRNOTAVAIL, errno.EMFILE, errno.ENFILE, 
 _SHORTAGE_S: Final = 90.0
 _SHORTAGE_RETRY_S: Final = 0.1
 _RESET_ON_CLOSE: Final = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
+
+T = TypeVar("T")
 
 
 class FailureKind(StrEnum):
@@ -80,11 +87,31 @@ class Stop:
     def __init__(self) -> None:
         self._event = threading.Event()
         self._reader, self._writer = socket.socketpair()
+        self._lock = threading.Lock()
+        self._endings: set[Callable[[], object]] = set()
 
     def set(self) -> None:
         """End what waits now, and whatever begins to wait later."""
         self._event.set()
         self._writer.close()
+        with self._lock:
+            endings = list(self._endings)
+        for end in endings:
+            end()
+
+    @contextmanager
+    def ending(self, end: Callable[[], object]) -> Iterator[None]:
+        """Within the block, being told calls this too: it ends what cannot wait for a descriptor of ours.
+
+        Whoever begins such a wait looks at ``is_set`` before: the call may have been just then.
+        """
+        with self._lock:
+            self._endings.add(end)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._endings.discard(end)
 
     def is_set(self) -> bool:
         """It has been told."""
@@ -115,6 +142,7 @@ class Target:
         timeout_s: for a connection to be made, and for an answer to be whole.
         hold_s: how long a server may hold what it should have given up.
         stop: ends every wait; None: nothing does.
+        totals: takes what everbus's own clients counted; None: nobody wants to know.
     """
 
     family: int
@@ -123,15 +151,41 @@ class Target:
     timeout_s: float = 3.0
     hold_s: float = 30.0
     stop: Stop | None = None
+    totals: ClientTotals | None = None
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """The same for a client."""
+        if self.family == socket.AF_UNIX:
+            return Endpoint("unix", path=self.address)
+        host, port, *scope = self.address
+        zone = f"%{scope[1]}" if scope and scope[1] else ""
+        return Endpoint("tcp", host=f"{host}{zone}", port=port)
+
+    def go_on(self) -> None:
+        """Raise CutShortError if the run has ended."""
+        if self.stop is not None and self.stop.is_set():
+            raise CutShortError
 
     def connect(self, receive_buffer_bytes: int = 0) -> Link:
         """A new connection.
+
+        Args:
+            receive_buffer_bytes: what the kernel may keep for a client that does not read; 0: as usual.
+
+        Raises:
+            As ``reach``.
+        """
+        return Link(self.reach(lambda: self._connect_once(receive_buffer_bytes)), self.stop)
+
+    def reach(self, connect: Callable[[], T]) -> T:
+        """What this makes of a connection to the server.
 
         Where this machine has no port or descriptor left for one, that is not the server's fault:
         it waits, for the ports of closed connections come back after a minute.
 
         Args:
-            receive_buffer_bytes: what the kernel may keep for a client that does not read; 0: as usual.
+            connect: raises OSError, or a ConnectError that was caused by one, where there is none.
 
         Raises:
             CycleFailedError: the server did not take it.
@@ -140,16 +194,18 @@ class Target:
         """
         give_up = time.monotonic() + _SHORTAGE_S
         while True:
-            if self.stop is not None and self.stop.is_set():
-                raise CutShortError
+            self.go_on()
             try:
-                return Link(self._connect_once(receive_buffer_bytes), self.stop)
+                return connect()
+            except ClientClosedError as error:
+                raise CutShortError from error
             except OSError as error:
-                if error.errno not in _SHORTAGES:
-                    message = f"cannot connect: {_words(error)}"
-                    raise CycleFailedError(_kind(error), message, connected=False) from error
+                cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+                if cause.errno not in _SHORTAGES:
+                    message = f"cannot connect: {_words(cause)}"
+                    raise CycleFailedError(kind_of(cause), message, connected=False) from error
                 if time.monotonic() > give_up:
-                    raise ConnectError(f"this machine can make no more connections: {_words(error)}") from error
+                    raise ConnectError(f"this machine can make no more connections: {_words(cause)}") from error
             time.sleep(_SHORTAGE_RETRY_S)
 
     def _connect_once(self, receive_buffer_bytes: int) -> socket.socket:
@@ -285,10 +341,11 @@ def resolve(endpoint: Endpoint, **settings: Any) -> list[Target]:
 
 def no_answer(error: OSError) -> CycleFailedError:
     """The failure of a cycle whose connection broke, or whose answer did not come in time."""
-    return CycleFailedError(_kind(error), f"no answer: {_words(error)}")
+    return CycleFailedError(kind_of(error), f"no answer: {_words(error)}")
 
 
-def _kind(error: OSError) -> FailureKind:
+def kind_of(error: OSError) -> FailureKind:
+    """Why a connection was not made, or broke."""
     if isinstance(error, (ConnectionRefusedError, FileNotFoundError)):
         return FailureKind.REFUSED
     if isinstance(error, TimeoutError):

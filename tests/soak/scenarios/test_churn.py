@@ -6,6 +6,7 @@ import socket
 
 import pytest
 
+from everbus.soak.scenarios.base import Scenario
 from everbus.soak.scenarios.churn import Churn, Flood
 from everbus.soak.target import CycleFailedError, FailureKind, Target, TurnedAwayError
 from everbus.soak.verdicts import Verdict
@@ -14,12 +15,12 @@ from tests.soak.judged import EVERBUS, brief, verdicts
 from tests.soak.scripted import Scripted, answer
 
 
-def test_a_cycle_is_one_request_on_a_connection_of_its_own() -> None:
-    for scenario in (Churn(), Flood()):
-        server = Scripted(answer(3))
-        with server as target:
-            scenario.cycle(target, 3)
-        assert server.received == bytes.fromhex("0003 0000 0006 01 03 0000 0001")
+@pytest.mark.parametrize(("scenario", "transaction"), [(Churn(), 1), (Flood(), 3)], ids=["churn", "flood"])
+def test_a_cycle_is_one_request_on_a_connection_of_its_own(scenario: Scenario, transaction: int) -> None:
+    server = Scripted(answer(transaction))
+    with server as target:
+        scenario.cycle(target, 3)
+    assert server.received == transaction.to_bytes(2) + bytes.fromhex("0000 0006 01 03 0000 0001")
 
 
 def test_a_flood_may_be_turned_away_and_churn_may_not() -> None:

@@ -30,7 +30,7 @@ def test_a_cycle_is_one_of_its_part() -> None:
     churn = SCENARIOS["churn"]
     mixed = Mixed({churn: 1})
     assert mixed.part(5) is churn
-    server = Scripted(answer(5))
+    server = Scripted(answer(1))
     with server as target:
         mixed.cycle(target, 5)
     assert len(server.received) == 12

@@ -9,16 +9,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from everbus.errors import ExceptionResponseError
-from everbus.protocol.client_session import ClientSession
 from everbus.protocol.pdu.registers import ReadHoldingRegistersRequest
 from everbus.soak.target import CycleFailedError, FailureKind, no_answer
 
 if TYPE_CHECKING:
     from everbus.errors import ModbusError
-    from everbus.protocol.pdu.table import AnyRequest
+    from everbus.protocol.client_session import ClientSession
     from everbus.soak.target import Link, Target
 
-__all__ = ["ALWAYS", "READ", "Defaults", "Scenario", "ask", "chance_of", "exchange"]
+__all__ = ["ALWAYS", "READ", "Defaults", "Scenario", "ask", "chance_of"]
 
 READ = ReadHoldingRegistersRequest(0, 1)
 """Function code 03, one register at address 0: what every server can answer, with data or an exception."""
@@ -103,27 +102,18 @@ def chance_of(name: str, number: int) -> random.Random:
     return random.Random(f"{name} {number}")  # noqa: S311  it keeps no secret
 
 
-def exchange(target: Target, link: Link, number: int) -> None:
-    """Ask for one register on a new connection, and see that it is answered.
+def ask(target: Target, link: Link, session: ClientSession) -> None:
+    """Ask for one register; the answer is checked wholly (spec.md 4.4) and must be all that comes.
 
-    Raises:
-        As ``ask``.
-    """
-    session = ClientSession(first_transaction=number & 0xFFFF)
-    ask(link, session, target.unit, READ, time.monotonic() + target.timeout_s)
-
-
-def ask(link: Link, session: ClientSession, unit: int, request: AnyRequest, deadline: float) -> None:
-    """One request and its answer, which is checked wholly (spec.md 4.4) and must be all that comes.
-
-    A Modbus exception is an answer too.
+    A Modbus exception is an answer too. It is for those that need the bare connection; see ``read_once``.
 
     Raises:
         CycleFailedError: there was none, or a wrong one.
         CutShortError: the run has ended.
     """
+    deadline = time.monotonic() + target.timeout_s
     try:
-        link.send(session.submit(unit, request)[1], deadline)
+        link.send(session.submit(target.unit, READ)[1], deadline)
         while not _answered(link.receive(deadline), session):
             pass
     except OSError as error:

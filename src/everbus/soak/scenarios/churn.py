@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from typing import ClassVar
 
 from everbus.protocol.client_session import ClientSession
-from everbus.soak.scenarios.base import READ, Defaults, Scenario, ask, exchange
+from everbus.soak.asking import read_once
+from everbus.soak.scenarios.base import Defaults, Scenario, ask
 from everbus.soak.target import CycleFailedError, FailureKind, Target, TurnedAwayError
 
 __all__ = ["Churn", "Flood"]
@@ -21,8 +21,7 @@ class Churn(Scenario):
     defaults: ClassVar[Defaults] = Defaults(cycles=2048, concurrency=1, polite=0)
 
     def cycle(self, target: Target, number: int) -> None:
-        with target.connect() as link:
-            exchange(target, link, number)
+        read_once(target)
 
 
 class Flood(Scenario):
@@ -39,7 +38,7 @@ class Flood(Scenario):
         with target.connect() as link:
             session = ClientSession(first_transaction=number & 0xFFFF)
             try:
-                ask(link, session, target.unit, READ, time.monotonic() + target.timeout_s)
+                ask(target, link, session)
             except CycleFailedError as error:
                 if error.kind is not FailureKind.RESET or session.partial:
                     raise

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import ClassVar, Final
 
 from everbus.protocol.framing.mbap import MbapFramer
-from everbus.soak.scenarios.base import READ, Defaults, Scenario, chance_of, exchange
+from everbus.soak.asking import read_once
+from everbus.soak.scenarios.base import READ, Defaults, Scenario, chance_of
 from everbus.soak.target import CycleFailedError, FailureKind, Link, Target
 
 __all__ = ["KINDS", "Garbage"]
@@ -61,8 +62,7 @@ class Garbage(Scenario):
             except OSError:
                 pass  # closed with a reset, as it may
         try:
-            with target.connect() as link:
-                exchange(target, link, number)
+            read_once(target)
         except CycleFailedError as error:
             error.connected = True  # it was there before the garbage
             raise

@@ -7,7 +7,7 @@ import time
 from typing import ClassVar
 
 from everbus.protocol.client_session import ClientSession
-from everbus.soak.scenarios.base import READ, Defaults, Scenario, chance_of, exchange
+from everbus.soak.scenarios.base import READ, Defaults, Scenario, ask, chance_of
 from everbus.soak.target import Link, Target, no_answer
 
 __all__ = ["Reset"]
@@ -33,9 +33,10 @@ class Reset(Scenario):
 
 def _act(target: Target, link: Link, number: int, chance: random.Random) -> None:
     point = chance.choice(("before", "within", "asked", "answered"))
+    session = ClientSession(first_transaction=number)
     if point == "answered":
-        exchange(target, link, number)
+        ask(target, link, session)
     elif point != "before":
-        _, frame = ClientSession(first_transaction=number).submit(target.unit, READ)
+        _, frame = session.submit(target.unit, READ)
         cut = chance.randrange(1, len(frame)) if point == "within" else len(frame)
         link.send(frame[:cut], time.monotonic() + target.timeout_s)

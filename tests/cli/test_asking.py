@@ -18,7 +18,7 @@ from everbus.cli.asking import (
     failure_of,
     json_value,
     open_client,
-    reading_document,
+    readings_document,
     shown,
 )
 from everbus.errors import (
@@ -92,16 +92,22 @@ def test_a_whole_number_is_shown_to_its_last_digit(kind: str, value: float) -> N
 
 def test_a_reading_for_programs() -> None:
     at = NOON.astimezone(timezone(timedelta(hours=1)))
-    assert reading_document(Reading(parse_point("3/i@9:2/f32:CDAB"), [1.5, 2.0], (0, 1, 2, 3)), at) == {
-        "point": "3/i@9:2/f32:CDAB",
-        "table": "input",
-        "address": 9,
-        "reference": "300010",
-        "type": "f32",
-        "value": [1.5, 2.0],
-        "raw": [0, 1, 2, 3],
-        "quality": "GOOD",
-        "timestamp": "2026-11-25T12:00:00.000+00:00",
+    document = readings_document([Reading(parse_point("3/i@9:2/f32:CDAB"), [1.5, 2.0], (0, 1, 2, 3))], at)
+    assert document == {
+        "ok": True,
+        "points": [
+            {
+                "point": "3/i@9:2/f32:CDAB",
+                "table": "input",
+                "address": 9,
+                "reference": "300010",
+                "type": "f32",
+                "value": [1.5, 2.0],
+                "raw": [0, 1, 2, 3],
+                "quality": "GOOD",
+                "timestamp": "2026-11-25T12:00:00.000+00:00",
+            }
+        ],
     }
 
 
@@ -121,7 +127,7 @@ def test_a_reading_for_programs() -> None:
     ],
 )
 def test_the_quality_of_a_reading(reading: Reading, quality: str) -> None:
-    document = json.loads(json.dumps(reading_document(reading, NOON), allow_nan=False))
+    (document,) = json.loads(json.dumps(readings_document([reading], NOON), allow_nan=False))["points"]
     assert document["quality"] == quality
     assert ("error" in document) == (reading.error is not None)
     assert document["raw"] == list(reading.raw)
@@ -148,6 +154,8 @@ def test_how_an_error_ends_a_command(error: ModbusError, code: int, kind: str) -
     document = error_document(error)
     assert (document["code"], document["kind"], document["message"]) == (code, kind, str(error))
     assert document.get("exception") == (2 if code == 1 else None)
+    assert "hint" not in document
+    assert failure.document() == (document | {"hint": failure.hint} if failure.hint else document)
 
 
 @pytest.mark.parametrize(

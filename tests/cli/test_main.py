@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,9 +15,15 @@ from everbus import __version__
 from everbus.cli import main
 from everbus.cli.main import command, run
 from everbus.cli.output import CommandFailure, ExitCode
-from everbus.errors import ConfigurationError, ConnectError, InvalidRequestError, ModbusTimeoutError
+from everbus.errors import (
+    ConfigurationError,
+    ConnectError,
+    ExceptionResponseError,
+    InvalidRequestError,
+    ModbusTimeoutError,
+)
 
-COMMANDS = ["explain", "identify", "probe", "read", "scan", "serve", "soak", "write"]
+COMMANDS = ["cert", "explain", "identify", "policy", "probe", "read", "scan", "serve", "soak", "watch", "write"]
 
 
 def test_help_names_every_command_and_loads_them_to_do_so() -> None:
@@ -71,6 +78,14 @@ def test_a_wrong_command_line_is_one_line_and_a_hint(
     assert second == f"  try: {hint}"
 
 
+@pytest.mark.parametrize(
+    ("given", "meant"), [("reed", " Did you mean 'read'?"), ("wacth", " Did you mean 'watch'?"), ("xyz", "")]
+)
+def test_a_command_spelled_wrong_is_guessed(given: str, meant: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([given]) == 2
+    assert capsys.readouterr().err == f"error: No such command {given!r}.{meant}\n  try: everbus --help\n"
+
+
 def test_a_wrong_command_line_is_json_where_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["soak", "--json", "--cycles", "none"]) == 2
     out, _ = capsys.readouterr()
@@ -78,6 +93,7 @@ def test_a_wrong_command_line_is_json_where_asked_for(capsys: pytest.CaptureFixt
     assert document["ok"] is False
     assert (document["error"]["kind"], document["error"]["code"]) == ("usage", 2)
     assert "--cycles" in document["error"]["message"]
+    assert document["error"]["hint"] == "everbus soak --help"
 
 
 def ending(error: BaseException) -> Callable[[], None]:
@@ -133,12 +149,31 @@ def test_how_a_command_ends_is_an_exit_code_a_line_and_a_document(
     assert (document["ok"], document["error"]["kind"], document["error"]["code"]) == (False, kind, code)
 
 
+def test_a_modbus_exception_has_its_number(
+    temporary: Callable[[Callable[[], Any]], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    temporary(ending(ExceptionResponseError(6, 3)))
+    assert run(["now", "--json"]) == 1
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert (error["kind"], error["code"], error["exception"]) == ("modbus_exception", 1, 6)
+
+
 @pytest.mark.parametrize(("result", "code"), [(None, 0), (0, 0), (ExitCode.EXCEPTION, 1), (7, 7), ("text", 0)])
 def test_what_a_command_returns_is_its_exit_code(
     result: object, code: int, temporary: Callable[[Callable[[], Any]], None]
 ) -> None:
     temporary(lambda: result)
     assert run(["now"]) == code
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["read", "--help"], ["--version"], ["explain", "06"]])
+def test_nobody_to_read_what_it_prints_is_no_error(arguments: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "everbus", *arguments]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, timeout=60, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (5 if "explain" in arguments else 0, b"")
 
 
 def test_a_defect_is_not_hidden(temporary: Callable[[Callable[[], Any]], None]) -> None:

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from everbus.cli.output import CommandFailure, ExitCode, fail, write_json
+from everbus.cli.output import CommandFailure, ExitCode, fail, write_json, write_table, write_text
 
 
 def test_exit_codes_are_what_the_documents_say() -> None:
@@ -48,8 +48,27 @@ def test_a_failure_is_a_json_document_where_asked_for(capsys: pytest.CaptureFixt
     failure = CommandFailure(ExitCode.USAGE, "usage", "no such unit", "0..255")
     assert fail(failure, as_json=True) == 2
     out, err = capsys.readouterr()
-    assert json.loads(out) == {"ok": False, "error": {"kind": "usage", "code": 2, "message": "no such unit"}}
+    error = {"kind": "usage", "code": 2, "message": "no such unit", "hint": "0..255"}
+    assert json.loads(out) == {"ok": False, "error": error}
     assert err == "error: no such unit\n  try: 0..255\n"
+
+
+def test_a_modbus_exception_has_its_number_for_programs() -> None:
+    failure = CommandFailure(ExitCode.EXCEPTION, "modbus_exception", "exception 02", exception=2)
+    assert failure.document() == {"kind": "modbus_exception", "code": 1, "message": "exception 02", "exception": 2}
+
+
+def test_columns_stand_below_each_other(capsys: pytest.CaptureFixture[str]) -> None:
+    assert write_table([("h@0", "1", ""), ("h@100", "20", "x")])
+    assert write_table([])
+    assert capsys.readouterr().out == "h@0    1\nh@100  20  x\n"
+
+
+def test_characters_that_the_output_has_not_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    assert write_text("Zürich")
+    assert raw.getvalue() == b"Z\\xfcrich\n"
 
 
 def test_nobody_to_read_the_error_line_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,9 +86,10 @@ def test_nobody_to_read_the_error_line_is_no_error(monkeypatch: pytest.MonkeyPat
 
 SCRIPT = """
 import os, sys
-from everbus.cli.output import CommandFailure, ExitCode, fail, write_json
+from everbus.cli.output import CommandFailure, ExitCode, fail, write_json, write_table
 {prepare}
 write_json({{"ok": True}})
+write_table([("1", "2")])
 write_json({{"ok": True}})
 sys.exit(fail(CommandFailure(ExitCode.TIMEOUT, "timeout", "too late"), as_json=True))
 """
@@ -92,7 +112,9 @@ def test_standard_streams_that_are_closed_change_neither_either(number: int) -> 
     assert done.returncode == 4
     assert "Traceback" not in done.stderr
     if number == 2:
-        assert [json.loads(line)["ok"] for line in done.stdout.splitlines()] == [True, True, False]
+        first, row, second, last = done.stdout.splitlines()
+        assert row == "1  2"
+        assert [json.loads(line)["ok"] for line in (first, second, last)] == [True, True, False]
 
 
 def test_a_full_disk_under_stdout_is_told() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -140,7 +141,8 @@ def test_exception_02_for_programs(read: Read) -> None:
     assert "illegal data address" in error["message"]
     (point,) = document["points"]
     assert (point["value"], point["raw"], point["quality"], point["error"]) == (None, [], "MISSING", error)
-    assert "h@499" in said.err
+    assert f"  try: {error['hint']}\n" in said.err
+    assert error["hint"].startswith("h@499 ")
 
 
 def test_some_read_and_some_not(read: Read) -> None:
@@ -151,6 +153,12 @@ def test_some_read_and_some_not(read: Read) -> None:
         ["h@20", "400021", "0", "0000"],
     ]
     assert said.err.startswith("error: h@10: ")
+
+
+def test_points_of_one_request_share_their_error_wherever_they_stand(read: Read) -> None:
+    said = read("h@0", "c@0", "h@1", script=[answer, exception(4)])
+    assert (said.code, said.err.count("error: ")) == (7, 1)
+    assert said.err.startswith("error: h@0, h@1: ")
 
 
 def test_some_read_and_some_not_for_programs(read: Read) -> None:
@@ -187,7 +195,8 @@ def test_one_function_that_fails_and_one_that_does_not(read: Read) -> None:
     said = read("c@0", "h@0", "--retries", "0", script=[answer, wrong_function(4)])
     assert said.code == 7
     assert said.out.split() == ["c@0", "000001", "1"]
-    assert said.err.startswith("error: h@0: function 04")
+    assert said.err.startswith("error: h@0: ")
+    assert "function 04 answers 03" in said.err
 
 
 def test_what_is_no_value_of_the_type_keeps_its_registers(read: Read) -> None:
@@ -212,6 +221,19 @@ def test_nobody_there(capsys: pytest.CaptureFixture[str]) -> None:
     document = json.loads(out)
     assert (document["ok"], document["error"]["kind"], document["error"]["code"]) == (False, "cannot_connect", 3)
     assert err.startswith(f"error: cannot connect to {url}: nobody listens there")
+
+
+@pytest.mark.parametrize(("point", "code"), [("h@0", 0), ("h@10", 7)])
+def test_a_reader_that_went_away_changes_nothing(point: str, code: int) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with ScriptedPeer(device=bank()) as peer:
+        command = [sys.executable, "-m", "everbus", "read", peer.url, "c@0", point]
+        done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    os.close(writer)
+    assert done.returncode == code
+    assert done.stderr.count("error: ") == bool(code)
+    assert "Traceback" not in done.stderr
 
 
 # --- wrong command lines -----------------------------------------------------------------------

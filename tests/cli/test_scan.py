@@ -150,7 +150,9 @@ def test_units_that_answer_differently_are_not_one_device(capsys: pytest.Capture
     with ScriptedPeer(by_unit({2: scripted.wrong_unit(9)}, scripted.answer)) as peer:
         assert scan(peer.url, "--units", "1-2") == 0
     out, err = capsys.readouterr()
-    assert out.splitlines()[1] == "2  wrong answer  unit 9 answers a request to unit 2"
+    line = out.splitlines()[1]
+    assert line.startswith("2  wrong answer  ")
+    assert line.endswith("unit 9 answers a request to unit 2")
     assert err == "2 of 2 units are there\n"
 
 
@@ -159,6 +161,11 @@ def test_the_rate_is_kept() -> None:
         begin = monotonic()
         assert run(["scan", peer.url, "--units", "1-5", "--rate", "50"]) == 0
     assert monotonic() - begin >= 0.08
+
+
+def test_a_rate_is_a_number(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["scan", "tcp://127.0.0.1:1", "--rate", "nan"]) == 2
+    assert "nan is not a number" in capsys.readouterr().err
 
 
 def test_nobody_listens(capsys: pytest.CaptureFixture[str]) -> None:

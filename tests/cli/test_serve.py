@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -18,12 +19,14 @@ from typing import Any
 
 import pytest
 
-from everbus import __version__
+from everbus import __version__, certificates
+from everbus.certificates import Credential
 from everbus.cli.main import run
 from everbus.cli.serve import _JsonFormatter
-from everbus.client.endpoint import Endpoint, parse_endpoint
+from everbus.client.endpoint import Endpoint, TlsFiles, parse_endpoint
 from everbus.limits import Limits
 from everbus.observe import Event, EventKind
+from everbus.tls import client_context
 from tests.aio.wire import NOT_MODBUS, READ, ZERO, adu, frames, read_holding, write_register
 
 SERVE = [sys.executable, "-m", "everbus", "serve"]
@@ -42,7 +45,7 @@ class Running:
 
     @property
     def urls(self) -> list[str]:
-        return re.findall(r"(?:tcp|unix)://[^\s,\"]+", self.ready)
+        return re.findall(r"[a-z+]+://[^\s,\"]+", self.ready)
 
     def sleeps(self) -> bool:
         """It waits for something to happen."""
@@ -249,6 +252,122 @@ def test_after_a_kill_its_socket_file_is_in_nobodys_way(tmp_path: Path) -> None:
         assert path.exists()
 
 
+def test_every_transport_of_one_server_reaches_the_same_device() -> None:
+    listen = [f"--listen={scheme}://127.0.0.1:0" for scheme in ("tcp", "udp", "rtu+tcp", "ascii+tcp")]
+    with serving(*listen, "--unit", "1") as server:
+        stream, datagrams, rtu, text = server.urls
+        assert asked(stream, write_register(42)) == write_register(42)
+        host, port = parse_endpoint(datagrams).host, parse_endpoint(datagrams).port
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(WITHIN_S)
+            sock.sendto(adu(7, 1, READ), (host, port))
+            assert [frame.pdu for frame in frames(sock.recv(300))] == [b"\x03\x02\0\x2a"]
+        for url, request, answer in [
+            (rtu, bytes.fromhex("010300000001840a"), bytes.fromhex("010302002a399b")),
+            (text, b":010300000001FB\r\n", b":010302002AD0\r\n"),
+        ]:
+            with client(url) as sock:
+                sock.sendall(request)
+                assert sock.recv(300) == answer
+        server.signal(signal.SIGTERM)
+        assert server.end() == (0, "")
+
+
+def test_without_a_port_udp_takes_the_one_for_servers_too() -> None:
+    with serving("--listen", "udp://127.0.0.78") as server:
+        assert server.urls == ["udp://127.0.0.78:5020"]
+
+
+def test_a_serial_port_that_is_not_there_is_exit_3_unless_it_may_come_later(tmp_path: Path) -> None:
+    url = f"rtu://{tmp_path}/ttyUSB0?baudrate=9600&parity=N"
+    done = failing("--listen", url)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert f"{tmp_path}/ttyUSB0: there is no such" in done.stderr
+    with serving(*ANYWHERE, "--listen", url, "--wait-for-port") as server:
+        assert server.urls[1] == url
+        assert asked(server.urls[0]) == ZERO
+
+
+# Who may do what
+
+
+def test_a_policy_decides_and_an_audit_trail_says_so(tmp_path: Path) -> None:
+    trail = tmp_path / "audit.jsonl"
+    with serving(*ANYWHERE, "--policy", "read-only", "--audit", str(trail)) as server:
+        with client(server.urls[0]) as sock:
+            assert ask(sock) == ZERO
+            assert ask(sock, write_register(42)) == b"\x86\x01"
+        server.signal(signal.SIGTERM)
+        assert server.end() == (0, "")
+    (record,) = map(json.loads, trail.read_text().splitlines())
+    assert (record["decision"], record["function"], record["unit"]) == ("denied", 6, 1)
+
+
+@dataclass
+class Plant:
+    """A CA's folder, and what it has signed, as files."""
+
+    folder: Path
+    authority: Credential = field(default_factory=certificates.create_authority)
+
+    def files(self, name: str, made: Credential) -> TlsFiles:
+        parts = {"cert": made.certificate_pem, "key": made.key_pem, "ca": self.authority.certificate_pem}
+        for part, data in parts.items():
+            (self.folder / f"{name}-{part}.pem").write_bytes(data)
+        return TlsFiles(**{part: str(self.folder / f"{name}-{part}.pem") for part in parts})
+
+    def client(self, name: str, role: str) -> TlsFiles:
+        return self.files(name, certificates.issue_client(self.authority, name, role))
+
+
+@contextmanager
+def secured(url: str, files: TlsFiles) -> Iterator[ssl.SSLSocket]:
+    with client(url) as sock, client_context(files).wrap_socket(sock, server_hostname="127.0.0.1") as found:
+        yield found
+
+
+def test_f8_under_tls_the_role_of_a_certificate_decides_and_the_audit_trail_has_it(tmp_path: Path) -> None:
+    plant, trail = Plant(tmp_path), tmp_path / "audit.jsonl"
+    server_files = plant.files("server", certificates.issue_server(plant.authority, ["127.0.0.1"]))
+    url = str(Endpoint("tls", "127.0.0.1", tls=server_files))
+    with serving("--listen", url, "--policy", "engineer", "--audit", str(trail)) as server:
+        with (
+            secured(server.urls[0], plant.client("eve", "")) as nobody,
+            secured(server.urls[0], plant.client("ada", "Engineer")) as engineer,
+        ):
+            for _ in range(2):
+                assert ask(nobody, write_register(42)) == b"\x86\x01"
+            assert ask(engineer, write_register(42)) == write_register(42)
+            assert ask(nobody) == b"\x03\x02\0\x2a", "the connection is kept"
+        server.signal(signal.SIGTERM)
+        assert server.end() == (0, "")
+    records = [json.loads(line) for line in trail.read_text().splitlines()]
+    told = [(one["subject"], one["role"], one["decision"]) for one in records]
+    assert told == [("CN=eve", None, "denied")] * 2 + [("CN=ada", "Engineer", "allowed")]
+    assert records[2]["new"] == [42]
+
+
+def test_certificates_that_cannot_be_used_serve_nobody(tmp_path: Path) -> None:
+    done = failing("--listen", f"tls://127.0.0.1:0?cert={tmp_path}/none.pem&ca=x")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"{tmp_path}/none.pem cannot be read" in done.stderr
+
+
+def test_a_policy_with_errors_serves_nobody(tmp_path: Path) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text('[[rule]]\nname = "x"\nfunctions = "fly"\nunits = 300\n')
+    done = failing(*ANYWHERE, "--policy", str(policy))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"{policy}:3:" in done.stderr
+    assert f"{policy}:4:" in done.stderr
+
+
+def test_an_audit_trail_that_cannot_be_written_serves_nobody(tmp_path: Path) -> None:
+    done = failing(*ANYWHERE, "--audit", str(tmp_path / "nowhere" / "audit.jsonl"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "cannot write the audit trail" in done.stderr
+
+
 @pytest.fixture
 def logging_as_before() -> Iterator[None]:
     root = logging.getLogger()
@@ -292,10 +411,11 @@ def test_what_can_never_be_bound_is_exit_3(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ("--listen ftp://127.0.0.1", "tcp, unix"),
+        ("--listen ftp://127.0.0.1", "tcp, tls, udp, rtu, ascii, rtu+tcp, ascii+tcp, unix"),
         ("--listen tcp://", "tcp://192.0.2.7:502"),
         ("--listen tcp://127.0.0.1:99999", "0..65535"),
         ("--listen ::1", "tcp://[::1]:5020"),
+        ("--listen tls://127.0.0.1?certificate=x", "tls knows cert, key, ca"),
         ("--listen unix://relative", "unix:///run/modbus.sock"),
         ("--unit 256", "0<=x<=255"),
         ("--unit -1", "0<=x<=255"),
@@ -331,7 +451,7 @@ def check_mistake(text: str, says: str) -> None:
 def test_a_mistake_ends_the_process_so_too() -> None:
     done = failing("--listen", "ftp://127.0.0.1")
     assert (done.returncode, done.stdout) == (2, "")
-    check_mistake(done.stderr, "tcp, unix")
+    check_mistake(done.stderr, "tcp, tls, udp, rtu, ascii, rtu+tcp, ascii+tcp, unix")
 
 
 # Limits

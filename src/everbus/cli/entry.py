@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from everbus import __version__
+from everbus.cli.output import write_text
 
 __all__ = ["main"]
 
@@ -20,13 +21,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given == ["--version"]:
-        sys.stdout.write(f"everbus {__version__}\n")
+        write_text(f"everbus {__version__}")
         return 0
     try:
         from everbus.cli.main import run  # noqa: PLC0415  the version must not wait for it
+
+        return run(given)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "everbus":
             raise
         sys.stderr.write(f"error: the command line needs {error.name}; try: pip install 'everbus[cli]'\n")
         return _USAGE
-    return run(given)

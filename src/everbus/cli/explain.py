@@ -6,14 +6,15 @@ import ast
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, BinaryIO, Final
 
 import click
-import rich_click
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from everbus.cli.helping import HelpfulCommand
 from everbus.cli.output import CommandFailure, ExitCode, write_json
 from everbus.protocol.codes import (
     COIL_OFF,
@@ -74,7 +75,7 @@ _ADVICE: Final[dict[int, str]] = {
 _VENDOR_ADVICE: Final = "the device's manual tells what its own codes mean"
 
 
-@click.command("explain", cls=rich_click.RichCommand)
+@click.command("explain", cls=HelpfulCommand)
 @click.argument("hexadecimal", metavar="HEX|-", nargs=-1, required=True)
 @click.option(
     "--framing",
@@ -116,7 +117,8 @@ def command(hexadecimal: tuple[str, ...], as_json: bool, **how: Any) -> int:
     else:
         console = Console(highlight=False, soft_wrap=False)
         console.width = min(console.width, _MAX_WIDTH)
-        _show(frame, told, guessed=how["framing"] == "auto", console=console)
+        with suppress(SystemExit):  # rich's answer to a reader that went away
+            _show(frame, told, guessed=how["framing"] == "auto", console=console)
     return ExitCode.OK if told.valid else ExitCode.PROTOCOL
 
 
@@ -170,12 +172,8 @@ def _parse_ascii(text: str) -> bytes:
 def _document(told: Description) -> dict[str, object]:
     document = {"ok": told.valid, **told.as_dict()}
     if told.error is not None:
-        document["error"] = _error(ExitCode.PROTOCOL, "protocol", told.error)
+        document["error"] = CommandFailure(ExitCode.PROTOCOL, "protocol", told.error).document()
     return document
-
-
-def _error(code: ExitCode, kind: str, message: str) -> dict[str, object]:
-    return {"kind": kind, "code": int(code), "message": message}
 
 
 def _explain_stdin(arguments: tuple[str, ...], how: Mapping[str, Any]) -> int:
@@ -196,8 +194,8 @@ def _explain_lines(stream: BinaryIO, how: Mapping[str, Any]) -> int:
         try:
             document = _document(describe(_parse(text), **how))
         except ValueError as error:
-            problem = _error(ExitCode.USAGE, "usage", f"line {number}: {error}")
-            document = {"ok": False, "valid": False, "error": problem}
+            failure = CommandFailure(ExitCode.USAGE, "usage", f"line {number}: {error}")
+            document = {"ok": False, "valid": False, "error": failure.document()}
         if not document["ok"]:
             result = ExitCode.PROTOCOL
         if not write_json(document):

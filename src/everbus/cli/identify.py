@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import click
-import rich_click
 
 from everbus.cli.asking import client_options, error_document, failure_of, open_client, shown
-from everbus.cli.output import ExitCode, write_json, write_line
+from everbus.cli.helping import HelpfulCommand
+from everbus.cli.output import ExitCode, write_json, write_line, write_table
 from everbus.errors import (
     ConnectError,
     ExceptionResponseError,
@@ -88,7 +88,7 @@ class Part:
             yield self.source, self.what, "nothing more" if self.document else "no marker"
 
 
-@click.command("identify", cls=rich_click.RichCommand)
+@click.command("identify", cls=HelpfulCommand)
 @click.argument("url")
 @client_options
 def command(url: str, unit: int, timeout_s: float, retries: int, as_json: bool) -> int:
@@ -117,12 +117,12 @@ def command(url: str, unit: int, timeout_s: float, retries: int, as_json: bool) 
         document: dict[str, object] = {"ok": failure is None, "endpoint": str(client.endpoint), "unit": unit}
         document["parts"] = [part.as_dict() for part in parts]
         if failure is not None:
-            document["error"] = error_document(errors[0]) | {"message": failure.message}
+            document["error"] = failure.document()
         write_json(document)
     else:
-        _show([row for part in parts for row in part.rows()])
+        write_table([row for part in parts for row in part.rows()])
     if failure is not None:
-        write_line(f"error: {failure.message}" + (f"\n  try: {failure.hint}" if failure.hint else ""))
+        write_line(failure.lines())
     return failure.code if failure is not None else ExitCode.OK
 
 
@@ -208,9 +208,3 @@ def _text(data: bytes) -> str:
     """Bytes of a device as text that does nothing to a terminal."""
     text = data.rstrip(b"\0 ").decode("utf-8", errors="backslashreplace")
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
-
-
-def _show(rows: list[tuple[str, str, str]]) -> None:
-    widths = [max(len(row[column]) for row in rows) for column in range(2)]
-    for row in rows:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, [*widths, 0], strict=True)).rstrip())

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 import click
-import rich_click
 
 from everbus.cli.asking import client_options, described, error_document, failure_of, json_value, open_client, shown
-from everbus.cli.output import CommandFailure, ExitCode, write_json, write_line
+from everbus.cli.helping import HelpfulCommand
+from everbus.cli.output import CommandFailure, ExitCode, write_json, write_line, write_table
 from everbus.errors import PeerError
 from everbus.maps.datatypes import DataType, Value
 from everbus.maps.notation import parse_point
@@ -63,7 +63,7 @@ class Meaning(NamedTuple):
     plausible: bool
 
 
-@click.command("probe", cls=rich_click.RichCommand)
+@click.command("probe", cls=HelpfulCommand)
 @click.argument("url")
 @click.argument("point")
 @client_options
@@ -172,8 +172,7 @@ def _show(starts: Sequence[Reading], rows: Sequence[Sequence[Meaning | None]]) -
         label = (f":{count}" if count > 1 else "") + f"/{kind}" + ("" if order == ABCD else f":{order}")
         table.append([label, *map(_cell, row)])
     widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
-    for label, *cells in table:
-        click.echo("  ".join([label.ljust(widths[0]), *map(str.rjust, cells, widths[1:])]).rstrip())
+    write_table([(label, *map(str.rjust, cells, widths[1:])) for label, *cells in table])
     for reading in starts:
         if reading.error is not None:
             write_line(f"{reading.point}: {reading.error}")

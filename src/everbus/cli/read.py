@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from itertools import groupby
 from typing import Final
 
 import click
-import rich_click
 
-from everbus.cli.asking import advice, client_options, error_document, exit_code, open_client, reading_document, shown
-from everbus.cli.output import ExitCode, write_json, write_line
-from everbus.errors import ModbusError
+from everbus.cli.asking import client_options, exit_code, open_client, part, readings_document, shown, tell
+from everbus.cli.helping import HelpfulCommand
+from everbus.cli.output import ExitCode, write_json, write_table
 from everbus.maps.notation import parse_point
 from everbus.maps.planner import Reading
 from everbus.maps.points import Point
@@ -23,7 +20,7 @@ __all__ = ["command"]
 _VALUES_PER_ROW: Final = 10
 
 
-@click.command("read", cls=rich_click.RichCommand)
+@click.command("read", cls=HelpfulCommand)
 @click.argument("url")
 @click.argument("points", metavar="POINT...", nargs=-1, required=True)
 @client_options
@@ -49,42 +46,15 @@ def command(url: str, points: tuple[str, ...], unit: int, timeout_s: float, retr
     wanted = [parse_point(text) for text in points]
     with open_client(url, timeout_s, retries) as client:
         readings = client.unit(unit).read_points(wanted)
-    failed = [(reading.error, reading.point) for reading in readings if reading.error is not None]
+    failed = [reading.error for reading in readings if reading.error is not None]
     if as_json:
-        now = datetime.now(UTC)
-        error = {"error": _error(failed, len(readings))} if failed else {}
-        write_json({"ok": not failed, **error, "points": [reading_document(reading, now) for reading in readings]})
+        write_json(readings_document(readings, datetime.now(UTC)))
     else:
-        _show([reading for reading in readings if reading.error is None])
+        write_table([row for reading in readings if reading.error is None for row in _rows(reading)])
     if not failed:
         return ExitCode.OK
-    _tell(failed)
-    return exit_code(failed[0][0])[0] if len(failed) == len(readings) else ExitCode.PARTIAL
-
-
-def _error(failed: Sequence[tuple[ModbusError, Point]], count: int) -> dict[str, object]:
-    """The first error where all points have one, or that some have."""
-    if len(failed) == count:
-        return error_document(failed[0][0])
-    message = f"{len(failed)} of {count} points could not be read; the first: {failed[0][0]}"
-    return {"kind": "partial", "code": int(ExitCode.PARTIAL), "message": message}
-
-
-def _tell(failed: Sequence[tuple[ModbusError, Point]]) -> None:
-    """What went wrong, for people: once for all the points of one request."""
-    for _, group in groupby(failed, key=lambda one: id(one[0])):
-        same = list(group)
-        error, first = same[0]
-        hint = advice(error, [first])
-        names = ", ".join(str(point) for _, point in same)
-        write_line(f"error: {names}: {error}" + (f"\n  try: {hint}" if hint else ""))
-
-
-def _show(readings: Iterable[Reading]) -> None:
-    rows = [row for reading in readings for row in _rows(reading)]
-    widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
-    for row in rows:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, [*widths, 0], strict=True)).rstrip())
+    tell(readings)
+    return exit_code(failed[0])[0] if len(failed) == len(readings) else ExitCode.PARTIAL
 
 
 def _rows(reading: Reading) -> Iterator[tuple[str, str, str, str]]:
@@ -96,9 +66,9 @@ def _rows(reading: Reading) -> Iterator[tuple[str, str, str, str]]:
     size = point.items // point.values
     for start in range(0, point.values, _VALUES_PER_ROW):
         some = values[start : start + _VALUES_PER_ROW]
-        part = replace(point, address=point.address + start * size, count=len(some))
+        row = part(point, start, len(some))
         raw = reading.raw[start * size : (start + len(some)) * size]
-        yield str(part), part.reference, shown(part, some), _registers(part, raw)
+        yield str(row), row.reference, shown(row, some), _registers(row, raw)
 
 
 def _registers(point: Point, raw: Sequence[int]) -> str:

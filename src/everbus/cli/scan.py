@@ -10,12 +10,12 @@ from time import monotonic, sleep
 from typing import Final
 
 import click
-import rich_click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from everbus.cli.asking import error_document, failure_of
-from everbus.cli.output import CommandFailure, ExitCode, write_json, write_line
+from everbus.cli.asking import NumberRange, error_document, failure_of
+from everbus.cli.helping import HelpfulCommand
+from everbus.cli.output import CommandFailure, ExitCode, write_json, write_line, write_table
 from everbus.errors import (
     ConnectError,
     ExceptionResponseError,
@@ -111,14 +111,14 @@ class _Units(click.ParamType[list[int]]):
         return sorted(units)
 
 
-@click.command("scan", cls=rich_click.RichCommand)
+@click.command("scan", cls=HelpfulCommand)
 @click.argument("url")
 @click.option(
     "--units", type=_Units(), default="1-247", show_default=True, metavar="N-M,...", help="Whom to ask; 0 to 255."
 )
 @click.option(
     "--rate",
-    type=click.FloatRange(0, min_open=True),
+    type=NumberRange(0, min_open=True),
     default=20.0,
     show_default=True,
     metavar="N",
@@ -159,7 +159,7 @@ def command(url: str, units: list[int], rate: float, timeout_s: float, as_json: 
     else:
         _show(found, late)
     if failure is not None:
-        write_line(f"error: {failure.message}" + (f"\n  try: {failure.hint}" if failure.hint else ""))
+        write_line(failure.lines())
     return failure.code if failure is not None else ExitCode.OK
 
 
@@ -268,7 +268,7 @@ def _document(endpoint: str, found: list[Found], late: int, failure: CommandFail
         "late_answers": late,
     }
     if failure is not None:
-        document["error"] = {"kind": failure.kind, "code": int(failure.code), "message": failure.message}
+        document["error"] = failure.document()
     return document
 
 
@@ -277,9 +277,7 @@ def _show(found: list[Found], late: int) -> None:
     rows = []
     for (outcome, detail), run in groupby(found, lambda one: (one.outcome, one.detail)):
         rows.append((_spelled([one.unit for one in run]), str(outcome), detail))
-    widths = [max((len(row[column]) for row in rows), default=0) for column in range(2)]
-    for row in rows:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, [*widths, 0], strict=True)).rstrip())
+    write_table(rows)
     there = sum(one.outcome.there for one in found)
     write_line(f"{there} of {len(found)} units are there")
     if _alike(found):

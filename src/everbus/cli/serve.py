@@ -1,4 +1,4 @@
-"""``everbus serve``: a Modbus TCP server in the foreground."""
+"""``everbus serve``: a Modbus server in the foreground."""
 
 from __future__ import annotations
 
@@ -9,22 +9,28 @@ import math
 import signal
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import rich_click
 
 from everbus import __version__
 from everbus.aio.server import Server
+from everbus.cli.helping import HelpfulCommand
 from everbus.cli.output import CommandFailure, ExitCode, write_line
 from everbus.client.endpoint import DEFAULT_SERVER_ENDPOINT, parse_endpoint
 from everbus.errors import ServerStateError
 from everbus.limits import DESCRIPTOR_RESERVE, Limits
 from everbus.observe import Event
 from everbus.resources import raise_descriptor_limit
+from everbus.service.audit import AuditSink
+from everbus.service.authorize import ALLOW_ALL, Policy
 from everbus.service.local import LocalDevice
 from everbus.service.units import Units
+
+if TYPE_CHECKING:
+    from everbus.aio.serial import SerialOptions
 
 __all__ = ["command"]
 
@@ -36,14 +42,18 @@ _SERVER_PORT = parse_endpoint(DEFAULT_SERVER_ENDPOINT).port
 _DEFAULTS = Limits()
 
 
-@click.command("serve", cls=rich_click.RichCommand)
+@click.command("serve", cls=HelpfulCommand)
 @click.option(
     "--listen",
     "urls",
     multiple=True,
     metavar="URL",
-    help=f"Where to listen, again for more: tcp://host:port, tcp://[::1]:port, unix:///path; "
-    f"port 0 is any free one.  [default: {DEFAULT_SERVER_ENDPOINT}]",
+    help="Where to listen, again for more: tcp://host:port, udp://[::1]:port, unix:///path; RTU or ASCII frames: "
+    "rtu+tcp://host:port, rtu:///dev/ttyUSB0?baudrate=9600&parity=N, ascii+tcp:// and ascii:// likewise. "
+    f"Port 0 is any free one.  [default: {DEFAULT_SERVER_ENDPOINT}]",
+)
+@click.option(
+    "--wait-for-port", is_flag=True, help="Start though a serial port is not there; it is opened when it comes."
 )
 @click.option(
     "--unit",
@@ -91,6 +101,19 @@ _DEFAULTS = Limits()
     show_default=True,
     help="The event loop; uvloop is faster and needs pip install 'everbus[uvloop]'.",
 )
+@click.option(
+    "--policy",
+    "policy_source",
+    metavar="FILE",
+    help="Who may do what: a TOML file, or read-only, operator, engineer, the ready-made ones; see everbus policy.",
+)
+@click.option(
+    "--audit",
+    "audit_path",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Write every write and every denial to this file, as JSON Lines; it rotates.",
+)
 @click.option("--demo", is_flag=True, help="Move some values: coil 0 blinks, input registers 0 to 2 count and swing.")
 @click.option(
     "--log-format",
@@ -102,13 +125,16 @@ _DEFAULTS = Limits()
 def command(
     *,
     urls: tuple[str, ...],
+    wait_for_port: bool,
     units: tuple[int, ...],
     event_loop: str,
+    policy_source: str | None,
+    audit_path: str | None,
     demo: bool,
     log_format: str,
     **bounds: Any,
 ) -> int:
-    """Serve Modbus TCP: all 65,536 items of each table, zeros at first, readable and writable.
+    """Serve Modbus: all 65,536 items of each table, zeros at first, readable and writable.
 
     Stops on SIGTERM or Ctrl-C: idle connections close at once, busy ones after their answer. A
     second signal stops at once.
@@ -116,23 +142,58 @@ def command(
     Examples:
         everbus serve --demo
 
-        everbus serve --listen tcp://0.0.0.0:502 --unit 1 --unit 2
+        everbus serve --listen tcp://0.0.0.0:502 --listen udp://0.0.0.0:502 --unit 1 --unit 2
+
+        everbus serve --listen rtu+tcp://0.0.0.0:4001
     """
     limits = Limits(**bounds)
     make_loop = _loop_factory(event_loop)
+    policy = _policy(policy_source)
     _log_to_stderr(log_format)
     devices = {unit: LocalDevice() for unit in units}
     one_for_all = LocalDevice()
     endpoints = [parse_endpoint(url, _SERVER_PORT) for url in urls]
     raise_descriptor_limit(limits.max_connections + DESCRIPTOR_RESERVE + _OWN_DESCRIPTORS)
-    server = Server(Units(devices or one_for_all), *endpoints, limits=limits)
-    shown = list(devices.values()) or [one_for_all]
-    _stop_on_signals(server)
-    with asyncio.Runner(loop_factory=make_loop) as runner:
-        runner.run(_serve(server, shown if demo else [], log_format, units))
+    with _audit(audit_path) as audit:
+        server = Server(
+            Units(devices or one_for_all),
+            *endpoints,
+            limits=limits,
+            policy=policy,
+            audit=audit,
+            serial=_serial_options() if wait_for_port else None,
+        )
+        shown = list(devices.values()) or [one_for_all]
+        _stop_on_signals(server)
+        with asyncio.Runner(loop_factory=make_loop) as runner:
+            runner.run(_serve(server, shown if demo else [], log_format, units))
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # it ends anyway
     return 0
+
+
+def _policy(source: str | None) -> Policy:
+    """The policy of a file, or of a ready-made name; without one everybody may do everything."""
+    if source is None:
+        return ALLOW_ALL
+    from everbus.cli.policy import load_policy  # noqa: PLC0415  where there is none it is not loaded
+
+    return load_policy(source)
+
+
+def _audit(path: str | None) -> AbstractContextManager[AuditSink | None]:
+    """Where the audit trail goes; leaving it writes what is queued."""
+    if path is None:
+        return nullcontext()
+    from everbus.aio.audit import AuditFile  # noqa: PLC0415  as above
+
+    return AuditFile(path)
+
+
+def _serial_options() -> SerialOptions:
+    from everbus.aio.serial import SerialOptions  # noqa: PLC0415  as above
+
+    return SerialOptions(wait_for_port=True)
 
 
 def _loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:

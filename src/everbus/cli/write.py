@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import click
-import rich_click
 
-from everbus.cli.asking import client_options, described, error_document, failure_of, json_value, open_client, shown
-from everbus.cli.output import CommandFailure, ExitCode, fail, write_json, write_line
+from everbus.cli.asking import client_options, described, failure_of, json_value, open_client, shown
+from everbus.cli.helping import HelpfulCommand
+from everbus.cli.output import CommandFailure, ExitCode, fail, write_json, write_line, write_table
 from everbus.errors import ConnectError, ModbusError, ModbusTimeoutError, NetworkError
 from everbus.maps.datatypes import Value
 from everbus.maps.notation import parse_assignment
@@ -30,7 +30,7 @@ class _Assignment(NamedTuple):
         return described(self.point) | {"value": json_value(self.value)}
 
 
-@click.command("write", cls=rich_click.RichCommand)
+@click.command("write", cls=HelpfulCommand)
 @click.argument("url")
 @click.argument("assignments", metavar="POINT=VALUE...", nargs=-1, required=True)
 @click.option("--verify", is_flag=True, help="Read back what was written, and compare.")
@@ -99,13 +99,12 @@ def _confirm(device: str, wanted: Sequence[_Assignment]) -> None:
 def _write(unit: Unit, wanted: Sequence[_Assignment], *, verify: bool, as_json: bool) -> int:
     done: list[dict[str, object]] = []
     failure: CommandFailure | None = None
-    cause: ModbusError | None = None
     for one in wanted:
         try:
             unit.write(*one)
             failure = _checked(unit, one) if verify else None
         except ModbusError as error:
-            failure, cause = _not_written(error, one.point), error
+            failure = _not_written(error, one.point)
             break
         except KeyboardInterrupt:
             message = f"interrupted; {one.point} may have been written or not"
@@ -117,16 +116,11 @@ def _write(unit: Unit, wanted: Sequence[_Assignment], *, verify: bool, as_json: 
     if failure is not None and len(wanted) > 1:
         _count(failure, len(done), len(wanted))
     if as_json:
-        told = {} if failure is None else {"error": _document(failure, cause)}
+        told = {} if failure is None else {"error": failure.document()}
         write_json({"ok": failure is None, **told, "points": done})
     else:
         _show([one for one, told in zip(wanted, done, strict=False) if told.get("verified", True)])
     return ExitCode.OK if failure is None else fail(failure, as_json=False)
-
-
-def _document(failure: CommandFailure, cause: ModbusError | None) -> dict[str, object]:
-    own = {"kind": failure.kind, "code": int(failure.code), "message": failure.message}
-    return (error_document(cause) if cause is not None else {}) | own
 
 
 def _not_written(error: ModbusError, point: Point) -> CommandFailure:
@@ -163,6 +157,4 @@ def _count(failure: CommandFailure, done: int, wanted: int) -> None:
 def _show(points: Sequence[_Assignment], behind: Sequence[str] = ()) -> None:
     """A line a point: as asked, reference number, value; and what else is given."""
     rows = [(str(point), point.reference, shown(point, value)) for point, value in points]
-    widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
-    for row, last in zip(rows, behind or [""] * len(rows), strict=True):
-        click.echo("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=True)), last]).rstrip())
+    write_table([(*row, last) for row, last in zip(rows, behind or [""] * len(rows), strict=True)])

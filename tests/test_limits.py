@@ -20,6 +20,10 @@ COUNTS = [
     "write_high_water_bytes",
     "max_in_flight",
     "max_buffered_bytes",
+    "max_handshakes",
+    "max_udp_peers",
+    "max_udp_in_flight",
+    "datagrams_per_wakeup",
     "accepts_per_wakeup",
     "backlog",
 ]
@@ -27,7 +31,9 @@ DURATIONS = [
     "max_connects_per_peer_per_s",
     "idle_timeout_s",
     "user_timeout_s",
+    "handshake_timeout_s",
     "frame_timeout_s",
+    "frame_gap_s",
     "write_timeout_s",
     "handler_timeout_s",
 ]
@@ -47,11 +53,13 @@ def test_the_defaults_are_those_of_the_design() -> None:
     assert limits.idle_timeout_s == 600
     assert (limits.keepalive_idle_s, limits.keepalive_interval_s, limits.keepalive_probes) == (60, 10, 3)
     assert limits.user_timeout_s == 90
-    assert limits.frame_timeout_s == 5
+    assert (limits.handshake_timeout_s, limits.max_handshakes) == (10, 64)
+    assert (limits.frame_timeout_s, limits.frame_gap_s) == (5, 1)
     assert (limits.write_timeout_s, limits.write_high_water_bytes) == (10, 64 * 1024)
     assert limits.handler_timeout_s == 5
     assert limits.max_in_flight == 16
     assert limits.max_buffered_bytes == 64 * 1024 * 1024
+    assert (limits.max_udp_peers, limits.max_udp_in_flight, limits.datagrams_per_wakeup) == (1024, 256, 64)
     assert limits.stop_timeout_s == 5
     assert (limits.accepts_per_wakeup, limits.backlog) == (16, 1024)
 

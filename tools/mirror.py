@@ -1,8 +1,8 @@
 """Check that the tests mirror the sources: every module has its test file, every test file its module.
 
-``src/everbus/a/b.py`` is tested by ``tests/a/test_b.py``. Other tests live in the folders named
-below, and rules for the whole repository in ``tests/test_*.py``. Prints what is missing or stray;
-exit status 1 if there is any.
+``src/everbus/a/b.py`` is tested by ``tests/a/test_b.py``, and beside it, where that would be long, by
+``tests/a/test_b_topic.py``. Other tests live in the folders named below, and rules for the whole
+repository in ``tests/test_*.py``. Prints what is missing or stray; exit status 1 if there is any.
 """
 
 from __future__ import annotations
@@ -34,9 +34,15 @@ def problems(source: Path, tests: Path) -> Iterator[str]:
         place = test.relative_to(tests)
         if len(place.parts) == 1 or place.parts[0] in FREE_FOLDERS:
             continue
-        module = source / place.with_name(place.name.removeprefix("test_"))
-        if not module.is_file():
-            yield f"stray: {_from_root(test, tests)}, there is no {_from_root(module, source.parent)}"
+        tested = [source / module for module in _tested_by(place)]
+        if not any(module.is_file() for module in tested):
+            yield f"stray: {_from_root(test, tests)}, there is no {_from_root(tested[0], source.parent)}"
+
+
+def _tested_by(test: Path) -> list[Path]:
+    """The modules that a test file may be about: ``a_b.py``, or ``a.py`` with ``b`` as the topic."""
+    words = test.stem.removeprefix("test_").split("_")
+    return [test.with_name("_".join(words[:count]) + ".py") for count in range(len(words), 0, -1)]
 
 
 def _from_root(path: Path, folder: Path) -> str:

@@ -49,8 +49,16 @@ class Limits:
             is gone in about 90 s. (aio.listener)
         user_timeout_s: TCP_USER_TIMEOUT: a dead peer with data in flight is gone in 90 s; shorter
             would override the probes. (aio.listener)
+        handshake_timeout_s: of TLS, from the accepted connection to the end of the handshake.
+            (aio.handshakes)
+        max_handshakes: of TLS, in progress at once: as many ClientHellos in one turn of the loop
+            keep the others waiting for 30 ms; the newest begins first, and the one that stalled
+            longest makes way for it after 1 s. (aio.handshakes)
         frame_timeout_s: from the first byte of a frame to its last: half frames do not hold a
             slot. (aio.connection)
+        frame_gap_s: on RTU and ASCII over TCP, where frames have no ids and noise may look like the
+            start of a long one: after this silence what is held is complete or lost, and the
+            connection stays. The longest pause that ASCII allows inside a frame. (aio.line)
         write_timeout_s: with the output buffer over ``write_high_water_bytes``: peers that never
             read; reading pauses
             meanwhile. Also for a connection that closes. (aio.connection)
@@ -62,6 +70,13 @@ class Limits:
             stops reading, and nothing is lost. (protocol.server_session)
         max_buffered_bytes: unsent answers in the whole server; then the connection with the most
             is closed: memory is bounded whatever the number of clients. (aio.registry)
+        max_udp_peers: peers whose requests are counted one by one; then the one that was silent
+            longest is forgotten, so that forged addresses leave nothing behind. (aio.udp)
+        max_udp_in_flight: requests of all UDP peers that wait for asynchronous handlers, of each
+            peer ``max_in_flight``; then the next is answered with exception 06, busy, as reading
+            cannot stop for one peer alone. (aio.udp)
+        datagrams_per_wakeup: datagrams read in one turn of the loop, then the others have theirs.
+            (aio.udp)
         stop_timeout_s: time for busy connections to finish when the server stops. (aio.server)
         accepts_per_wakeup: connections accepted in one turn of the loop: at 16 a storm of connects
             keeps the others within 50 ms, at 64 it does not. (aio.listener)
@@ -83,12 +98,18 @@ class Limits:
     keepalive_interval_s: int = 10
     keepalive_probes: int = 3
     user_timeout_s: float = 90.0
+    handshake_timeout_s: float = 10.0
+    max_handshakes: int = 64
     frame_timeout_s: float = 5.0
+    frame_gap_s: float = 1.0
     write_timeout_s: float = 10.0
     write_high_water_bytes: int = 64 * 1024
     handler_timeout_s: float = 5.0
     max_in_flight: int = 16
     max_buffered_bytes: int = 64 * 1024 * 1024
+    max_udp_peers: int = 1024
+    max_udp_in_flight: int = 256
+    datagrams_per_wakeup: int = 64
     stop_timeout_s: float = 5.0
     accepts_per_wakeup: int = 16
     backlog: int = 1024
@@ -143,7 +164,13 @@ class Limits:
     @property
     def sweep_s(self) -> float:
         """How often deadlines are looked at: a quarter of the shortest, within 0.05 to 1 s."""
-        shortest = min(self.idle_timeout_s, self.frame_timeout_s, self.write_timeout_s, self.handler_timeout_s)
+        shortest = min(
+            self.idle_timeout_s,
+            self.handshake_timeout_s,
+            self.frame_timeout_s,
+            self.write_timeout_s,
+            self.handler_timeout_s,
+        )
         return min(1.0, max(0.05, shortest / 4))
 
 
@@ -157,6 +184,10 @@ _COUNTS: Final = (
     "write_high_water_bytes",
     "max_in_flight",
     "max_buffered_bytes",
+    "max_handshakes",
+    "max_udp_peers",
+    "max_udp_in_flight",
+    "datagrams_per_wakeup",
     "accepts_per_wakeup",
     "backlog",
 )
@@ -164,7 +195,9 @@ _DURATIONS: Final = (
     "max_connects_per_peer_per_s",
     "idle_timeout_s",
     "user_timeout_s",
+    "handshake_timeout_s",
     "frame_timeout_s",
+    "frame_gap_s",
     "write_timeout_s",
     "handler_timeout_s",
 )

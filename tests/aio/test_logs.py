@@ -86,6 +86,11 @@ def test_by_default_it_writes_to_the_logger_of_the_server() -> None:
         (EventKind.LISTENER_OPENED, "start", "DEBUG"),
         (EventKind.LISTENER_OPENED, "again", "WARNING"),
         (EventKind.LISTENER_LOST, "closed", "ERROR"),
+        (EventKind.PORT_OPENED, "start", "DEBUG"),
+        (EventKind.PORT_OPENED, "again", "WARNING"),
+        (EventKind.PORT_LOST, "", "ERROR"),
+        (EventKind.PORT_FAILED, "ENOENT", "WARNING"),
+        (EventKind.ANSWER_ABANDONED, "overtaken", "WARNING"),
         (EventKind.DESCRIPTORS_NORMAL, "70%", "INFO"),
         (EventKind.DESCRIPTORS_HIGH, "70%", "WARNING"),
         (EventKind.CONNECTION_EVICTED, "evicted", "WARNING"),
@@ -152,12 +157,16 @@ def test_what_was_suppressed_is_told_as_loudly_as_it_would_have_been() -> None:
     assert kept.levels[3:] == ["DEBUG", "WARNING", "ERROR"]
 
 
-def test_of_errors_of_accept_one_line_is_enough() -> None:
+@pytest.mark.parametrize(
+    ("kind", "line"),
+    [(EventKind.ACCEPT_FAILED, "accept failed (EMFILE)"), (EventKind.PORT_FAILED, "port failed (EMFILE)")],
+)
+def test_of_errors_of_accept_and_open_one_line_is_enough(kind: EventKind, line: str) -> None:
     log, kept = observer(lines=3)
     for _ in range(5):
-        log.notify(Event(EventKind.ACCEPT_FAILED, reason="EMFILE"))
+        log.notify(Event(kind, reason="EMFILE"))
     log.tick(100.0)
-    assert kept.texts == ["accept failed (EMFILE)", "accept failed (EMFILE): 4 more were not written"]
+    assert kept.texts == [line, f"{line}: 4 more were not written"]
 
 
 def test_where_nothing_was_suppressed_nothing_is_said() -> None:

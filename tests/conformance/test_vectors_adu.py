@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,11 +10,9 @@ from everbus.protocol.framing.ascii import AsciiFramer
 from everbus.protocol.framing.base import Frame, Framer
 from everbus.protocol.framing.mbap import MbapFramer
 from everbus.protocol.framing.rtu import RtuFramer
+from tests.vectors import Vector, each, of_kind
 
-VECTORS: list[dict[str, Any]] = json.loads(
-    (Path(__file__).parent.parent / "data" / "vectors.json").read_text(encoding="utf-8")
-)
-ADUS = [vector for vector in VECTORS if vector["kind"] == "adu"]
+ADUS = of_kind("adu")
 
 AFTER_SILENCE = {
     "rtu_lead_00_exc": [Frame(4, bytes.fromhex("8302"))],
@@ -32,17 +27,13 @@ says that silence delimits it.
 """
 
 
-def named(vector: dict[str, Any]) -> str:
-    return str(vector["name"])
-
-
-def framer_for(vector: dict[str, Any]) -> Framer:
+def framer_for(vector: Vector) -> Framer:
     if vector["framing"] == "rtu":
         return RtuFramer(vector["direction"])
     return MbapFramer() if vector["framing"] == "mbap" else AsciiFramer()
 
 
-def frames_of(vector: dict[str, Any]) -> list[Frame]:
+def frames_of(vector: Vector) -> list[Frame]:
     return [
         Frame(frame["unit"], bytes.fromhex(frame["pdu_hex"]), frame.get("transaction", 0))
         for frame in vector["stream_frames"]
@@ -63,7 +54,7 @@ def state_of(framer: Framer) -> str:
     return "need more bytes" if framer.pending else "clean"
 
 
-def good_for(vector: dict[str, Any]) -> tuple[bytes, Frame]:
+def good_for(vector: Vector) -> tuple[bytes, Frame]:
     pdu = bytes.fromhex("0600010003")
     return framer_for(vector).encode(9, pdu, 9), Frame(9, pdu, 9 if vector["framing"] == "mbap" else 0)
 
@@ -73,8 +64,8 @@ def test_the_vectors_are_there() -> None:
     assert {vector["framing"] for vector in ADUS} == {"mbap", "rtu", "ascii"}
 
 
-@pytest.mark.parametrize("vector", ADUS, ids=named)
-def test_the_frames_of_a_vector(vector: dict[str, Any]) -> None:
+@each(ADUS)
+def test_the_frames_of_a_vector(vector: Vector) -> None:
     silent = AFTER_SILENCE.get(vector["name"], [])
     for pieces in ways_to_read(bytes.fromhex(vector["adu_hex"])):
         framer = framer_for(vector)
@@ -91,8 +82,8 @@ def test_the_frames_of_a_vector(vector: dict[str, Any]) -> None:
             assert (framer.fault, framer.pending) == (None, 0)
 
 
-@pytest.mark.parametrize("vector", [vector for vector in ADUS if vector["valid"]], ids=named)
-def test_a_valid_frame_between_two_others(vector: dict[str, Any]) -> None:
+@each([vector for vector in ADUS if vector["valid"]])
+def test_a_valid_frame_between_two_others(vector: Vector) -> None:
     data, good = good_for(vector)
     for pieces in ways_to_read(data + bytes.fromhex(vector["adu_hex"]) + data):
         framer = framer_for(vector)
@@ -101,9 +92,9 @@ def test_a_valid_frame_between_two_others(vector: dict[str, Any]) -> None:
         assert (framer.fault, framer.pending) == (None, 0)
 
 
-@pytest.mark.parametrize("vector", [vector for vector in ADUS if not vector["valid"]], ids=named)
 @pytest.mark.requirement("SL-2.4.2-frame-error")
-def test_what_is_no_valid_frame_harms_neither_the_one_before_nor_the_one_after_silence(vector: dict[str, Any]) -> None:
+@each([vector for vector in ADUS if not vector["valid"]])
+def test_what_is_no_valid_frame_harms_neither_the_one_before_nor_the_one_after_silence(vector: Vector) -> None:
     data, good = good_for(vector)
     for pieces in ways_to_read(data + bytes.fromhex(vector["adu_hex"])):
         framer = framer_for(vector)
@@ -115,20 +106,16 @@ def test_what_is_no_valid_frame_harms_neither_the_one_before_nor_the_one_after_s
             assert framer.feed(data) == []
 
 
-@pytest.mark.parametrize(
-    "vector",
-    [vector for vector in ADUS if vector["framing"] == "rtu" and vector["direction"] == "request"],
-    ids=named,
-)
 @pytest.mark.requirement("SL-2.5.1.1-shared-line")
-def test_a_line_gives_out_the_same_requests(vector: dict[str, Any]) -> None:
+@each([vector for vector in ADUS if vector["framing"] == "rtu" and vector["direction"] == "request"])
+def test_a_line_gives_out_the_same_requests(vector: Vector) -> None:
     for pieces in ways_to_read(bytes.fromhex(vector["adu_hex"])):
         framer = RtuFramer("line")
         found = [frame for piece in pieces for frame in framer.feed(piece)] + framer.gap()
         assert found == (AFTER_SILENCE.get(vector["name"]) or frames_of(vector))
 
 
-@pytest.mark.parametrize("vector", [vector for vector in ADUS if vector["valid"]], ids=named)
-def test_a_valid_frame_is_built_byte_for_byte(vector: dict[str, Any]) -> None:
+@each([vector for vector in ADUS if vector["valid"]])
+def test_a_valid_frame_is_built_byte_for_byte(vector: Vector) -> None:
     built = framer_for(vector).encode(vector["unit"], bytes.fromhex(vector["pdu_hex"]), vector["transaction"] or 0)
     assert built == bytes.fromhex(vector["adu_hex"])

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
-
 import pytest
 
 from everbus.protocol.codes import MAX_PDU_BYTES
@@ -17,11 +13,9 @@ from everbus.service.files import FifoQueues
 from everbus.service.local import LocalDevice
 from everbus.service.pipeline import Pipeline
 from everbus.service.units import Units
+from tests.vectors import Vector, each, of_kind
 
-VECTORS: list[dict[str, Any]] = json.loads(
-    (Path(__file__).parent.parent / "data" / "vectors.json").read_text(encoding="utf-8")
-)
-REQUESTS = [vector for vector in VECTORS if vector["kind"] == "pdu" and vector["direction"] == "request"]
+REQUESTS = [vector for vector in of_kind("pdu") if vector["direction"] == "request"]
 SERIAL = ConnectionInfo(1, serial=True)
 """The vectors of function code 08 assume a serial line (spec.md 11)."""
 
@@ -54,9 +48,9 @@ def test_the_vectors_are_there() -> None:
     assert {vector["expect_exception"] for vector in REQUESTS} == {0, 1, 2, 3}
 
 
-@pytest.mark.parametrize("vector", REQUESTS, ids=lambda vector: str(vector["name"]))
 @pytest.mark.requirement("AP-4.1-normal-response", "AP-4.1-exception-response", "AP-4.5-answer", "AP-7-02")
-def test_a_request_is_answered_as_its_vector_says(vector: dict[str, Any]) -> None:
+@each(REQUESTS)
+def test_a_request_is_answered_as_its_vector_says(vector: Vector) -> None:
     pdu = bytes.fromhex(vector["pdu_hex"])
     device = DEVICES[vector.get("context")]()
     answer = Pipeline(Units(device)).answer(Frame(1, pdu, 0), SERIAL)

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
-
 import pytest
 
 from everbus.errors import ExceptionResponseError, MismatchError, PduError
 from everbus.protocol.client_session import ClientSession, match_response
 from everbus.protocol.framing.mbap import MbapFramer
 from everbus.protocol.pdu.table import PUBLIC
+from tests.vectors import Vector, each, of_kind
 
-VECTORS: list[dict[str, Any]] = json.loads(
-    (Path(__file__).parent.parent / "data" / "vectors.json").read_text(encoding="utf-8")
-)
-PAIRS = [vector for vector in VECTORS if vector["kind"] == "pair"]
+PAIRS = of_kind("pair")
 
 
 def test_the_vectors_are_there() -> None:
@@ -24,9 +18,9 @@ def test_the_vectors_are_there() -> None:
     assert {vector["accept"] for vector in PAIRS} == {True, False}
 
 
-@pytest.mark.parametrize("vector", PAIRS, ids=lambda vector: str(vector["name"]))
 @pytest.mark.requirement("TG-4.4.1.3-mismatch")
-def test_a_response_is_taken_or_refused_as_its_vector_says(vector: dict[str, Any]) -> None:
+@each(PAIRS)
+def test_a_response_is_taken_or_refused_as_its_vector_says(vector: Vector) -> None:
     request = PUBLIC.decode_request(bytes.fromhex(vector["request_pdu_hex"]))
     pdu = bytes.fromhex(vector["response_pdu_hex"])
     if not vector["accept"]:
@@ -40,9 +34,9 @@ def test_a_response_is_taken_or_refused_as_its_vector_says(vector: dict[str, Any
         assert match_response(request, pdu).encode() == pdu
 
 
-@pytest.mark.parametrize("vector", PAIRS, ids=lambda vector: str(vector["name"]))
 @pytest.mark.requirement("TG-4.4.1.3-mismatch")
-def test_a_transaction_ends_as_its_vector_says(vector: dict[str, Any]) -> None:
+@each(PAIRS)
+def test_a_transaction_ends_as_its_vector_says(vector: Vector) -> None:
     session = ClientSession()
     transaction, sent = session.submit(1, PUBLIC.decode_request(bytes.fromhex(vector["request_pdu_hex"])))
     assert sent[7:] == bytes.fromhex(vector["request_pdu_hex"])

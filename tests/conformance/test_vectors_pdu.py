@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,11 +9,9 @@ import pytest
 from everbus.errors import PduError
 from everbus.protocol.pdu.base import NEED_MORE, UNPREDICTABLE, ExceptionResponse
 from everbus.protocol.pdu.table import PUBLIC
+from tests.vectors import Vector, each, of_kind
 
-VECTORS: list[dict[str, Any]] = json.loads(
-    (Path(__file__).parent.parent / "data" / "vectors.json").read_text(encoding="utf-8")
-)
-PDUS = [vector for vector in VECTORS if vector["kind"] == "pdu"]
+PDUS = of_kind("pdu")
 REQUESTS = [vector for vector in PDUS if vector["direction"] == "request"]
 ANSWERS = [vector for vector in PDUS if vector["direction"] != "request"]
 
@@ -26,16 +22,12 @@ BY_THEMSELVES = [vector for vector in REQUESTS if "context" not in vector and ve
 """Requests whose answer does not depend on what a device has."""
 
 
-def named(vector: dict[str, Any]) -> str:
-    return str(vector["name"])
-
-
-def structured(vector: dict[str, Any]) -> bool:
+def structured(vector: Vector) -> bool:
     """``raw`` marks a PDU without any legal reading."""
     return "raw" not in vector["fields"]
 
 
-def expected_fields(vector: dict[str, Any], given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def expected_fields(vector: Vector, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The vector's fields, and as many of those given; bits cut to what the request asked for."""
     wanted = dict(vector["fields"])
     quantity = wanted.pop("quantity_requested", None)
@@ -50,8 +42,8 @@ def test_the_vectors_are_there() -> None:
     assert {vector["direction"] for vector in PDUS} == {"request", "response", "exception"}
 
 
-@pytest.mark.parametrize("vector", [vector for vector in REQUESTS if structured(vector)], ids=named)
-def test_a_request_is_read_and_built_again(vector: dict[str, Any]) -> None:
+@each([vector for vector in REQUESTS if structured(vector)])
+def test_a_request_is_read_and_built_again(vector: Vector) -> None:
     request = PUBLIC.parse_request(bytes.fromhex(vector["pdu_hex"]))
     assert request.function_code == vector["function_code"]
     wanted, found = expected_fields(vector, request.fields())
@@ -59,8 +51,8 @@ def test_a_request_is_read_and_built_again(vector: dict[str, Any]) -> None:
     assert request.encode() == bytes.fromhex(vector["pdu_hex"])
 
 
-@pytest.mark.parametrize("vector", [vector for vector in ANSWERS if structured(vector)], ids=named)
-def test_a_response_is_read_and_built_again(vector: dict[str, Any]) -> None:
+@each([vector for vector in ANSWERS if structured(vector)])
+def test_a_response_is_read_and_built_again(vector: Vector) -> None:
     response = PUBLIC.decode_response(bytes.fromhex(vector["pdu_hex"]))
     assert isinstance(response, ExceptionResponse) is (vector["direction"] == "exception")
     code = response.function if isinstance(response, ExceptionResponse) else response.function_code
@@ -70,28 +62,28 @@ def test_a_response_is_read_and_built_again(vector: dict[str, Any]) -> None:
     assert response.encode() == bytes.fromhex(vector["pdu_hex"])
 
 
-@pytest.mark.parametrize("vector", [vector for vector in PDUS if not structured(vector)], ids=named)
-def test_what_has_no_legal_reading_is_not_read(vector: dict[str, Any]) -> None:
+@each([vector for vector in PDUS if not structured(vector)])
+def test_what_has_no_legal_reading_is_not_read(vector: Vector) -> None:
     parse = PUBLIC.parse_request if vector["direction"] == "request" else PUBLIC.parse_response
     with pytest.raises(PduError):
         parse(bytes.fromhex(vector["pdu_hex"]))
 
 
-@pytest.mark.parametrize("vector", [vector for vector in BY_THEMSELVES if not vector["expect_exception"]], ids=named)
-def test_a_legal_request_is_taken(vector: dict[str, Any]) -> None:
+@each([vector for vector in BY_THEMSELVES if not vector["expect_exception"]])
+def test_a_legal_request_is_taken(vector: Vector) -> None:
     assert PUBLIC.decode_request(bytes.fromhex(vector["pdu_hex"])).encode() == bytes.fromhex(vector["pdu_hex"])
 
 
-@pytest.mark.parametrize("vector", [vector for vector in BY_THEMSELVES if vector["expect_exception"]], ids=named)
 @pytest.mark.requirement("AP-7-03")
-def test_an_illegal_request_is_refused_with_the_code_of_its_vector(vector: dict[str, Any]) -> None:
+@each([vector for vector in BY_THEMSELVES if vector["expect_exception"]])
+def test_an_illegal_request_is_refused_with_the_code_of_its_vector(vector: Vector) -> None:
     with pytest.raises(PduError) as refused:
         PUBLIC.decode_request(bytes.fromhex(vector["pdu_hex"]))
     assert refused.value.exception_code == vector["expect_exception"]
 
 
-@pytest.mark.parametrize("vector", [vector for vector in PDUS if structured(vector)], ids=named)
-def test_the_length_follows_from_the_front(vector: dict[str, Any]) -> None:
+@each([vector for vector in PDUS if structured(vector)])
+def test_the_length_follows_from_the_front(vector: Vector) -> None:
     pdu = bytes.fromhex(vector["pdu_hex"])
     predict = PUBLIC.predict_request if vector["direction"] == "request" else PUBLIC.predict_response
     length = len(pdu)

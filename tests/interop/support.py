@@ -86,14 +86,15 @@ class Device:
 
 
 @contextmanager
-def everbus_serve(folder: Path) -> Iterator[Device]:
-    """The server, on a free port of 127.0.0.1.
+def everbus_serve(folder: Path, *more: str) -> Iterator[Device]:
+    """The server, on a free port of 127.0.0.1, and on more endpoints besides.
 
     In the end it must have as many descriptors open as at first, no error in its log, and end well
     when told to.
     """
     units = itertools.chain.from_iterable(("--unit", str(unit)) for unit in range(1, DEVICES + 1))
-    command = [sys.executable, "-m", "tests.interop.filled", "--listen", "tcp://127.0.0.1:0", "--log-format", "json"]
+    listen = itertools.chain.from_iterable(("--listen", endpoint) for endpoint in ("tcp://127.0.0.1:0", *more))
+    command = [sys.executable, "-m", "tests.interop.filled", *listen, "--log-format", "json"]
     log = folder / "serve.log"
     with log.open("w", encoding="utf-8") as stderr:
         process = subprocess.Popen([*command, *units], cwd=ROOT, stderr=stderr)
@@ -130,12 +131,16 @@ def _port(process: subprocess.Popen[bytes], log: Path) -> int:
 
 
 def peer_answers(
-    command: Sequence[str | Path], port: int, unit: int, steps: Iterable[Step], environ: Mapping[str, str] = os.environ
+    command: Sequence[str | Path],
+    port: int | str | Path,
+    unit: int,
+    steps: Iterable[Step],
+    environ: Mapping[str, str] = os.environ,
 ) -> list[tuple[list[Any], Any]]:
     """Calls with their answers, as a foreign client got them.
 
-    Its program is given port and unit, and a JSON list of calls on stdin; it prints a JSON list of
-    answers.
+    Its program is given port, of TCP or a serial one, and unit, and a JSON list of calls on stdin; it
+    prints a JSON list of answers.
     """
     calls = [step.call for step in steps]
     done = subprocess.run(

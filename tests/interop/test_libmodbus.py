@@ -41,14 +41,17 @@ SOAK: Final = ["--cycles", "50", "--pause-at", "25", "--pause", "0.1", "--json"]
 
 @pytest.fixture(scope="session")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with both programs, compiled."""
+    return compiled(tmp_path_factory.mktemp("libmodbus"))
+
+
+def compiled(folder: Path) -> Path:
+    """The folder, with both programs in it."""
     needs("gcc", "pkg-config", package="gcc pkg-config libmodbus-dev")
     flags = subprocess.run(
         ["pkg-config", "--cflags", "--libs", "libmodbus"], capture_output=True, text=True, check=False
     )
     if flags.returncode:
         pytest.skip("pkg-config does not know libmodbus: apt-get install libmodbus-dev")
-    folder = tmp_path_factory.mktemp("libmodbus")
     for name in ("client", "server"):
         source = HERE / "c" / f"{name}.c"
         options = ["-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror"]
@@ -66,7 +69,7 @@ def words(value: Any) -> Iterator[str]:
         yield str(int(value)) if isinstance(value, bool) else str(value)
 
 
-def c_answers(program: Path, port: int, unit: int, steps: Iterable[Step]) -> list[tuple[list[Any], Any]]:
+def c_answers(program: Path, port: int | Path, unit: int, steps: Iterable[Step]) -> list[tuple[list[Any], Any]]:
     calls = [step.call for step in steps]
     lines = "".join(" ".join(word for part in call for word in words(part)) + "\n" for call in calls)
     done = subprocess.run([program, str(port), str(unit)], input=lines, capture_output=True, text=True, check=False)

@@ -57,7 +57,7 @@ class Hand:
             return self.sweep_times(number)
         if command == "close_listener":
             assert self.server is not None
-            listening = self.server._listeners[0]._socket
+            listening = self.server._doors.listeners[0]._socket
             assert listening is not None
             os.close(listening.fileno())
             return True

@@ -26,6 +26,54 @@ def counted(diagnostics: Diagnostics) -> dict[str, int]:
     return {name: value for name, value in values.items() if value}
 
 
+# --- a line that others share -----------------------------------------------------------------
+
+
+@pytest.mark.requirement("AP-6.10-receive-line", "SL-A-messages", "SL-A-errors", "SL-A-overruns")
+def test_what_is_heard_on_a_line_is_counted_and_logged() -> None:
+    diagnostics = Diagnostics()
+    diagnostics.overheard(3)
+    diagnostics.misheard(2, 0)
+    diagnostics.misheard(1, 5)
+    assert counted(diagnostics) == {
+        "BUS_MESSAGE_COUNT": 3,
+        "BUS_COMM_ERROR_COUNT": 3,
+        "BUS_CHAR_OVERRUN_COUNT": 5,
+    }
+    assert diagnostics.log == b"\x92\x82\x82"
+    diagnostics.force_listen_only()
+    diagnostics.misheard(1000, 1)
+    assert diagnostics.log == b"\xb2" * 64
+
+
+@pytest.mark.requirement("AP-6.10-receive-line", "SL-A-broadcasts")
+def test_a_broadcast_is_not_answered() -> None:
+    diagnostics = Diagnostics()
+    diagnostics.broadcast = True
+    message(diagnostics)
+    message(diagnostics, exception_code=2)
+    diagnostics.broadcast = False
+    message(diagnostics)
+    assert diagnostics.counter(DiagnosticCode.SERVER_NO_RESPONSE_COUNT) == 2
+    assert diagnostics.log == b"\x40\x80\x41\xc0\x40\xc0"
+
+
+@pytest.mark.requirement("AP-6.10-send-timeout", "SL-A-no-response")
+def test_an_answer_that_did_not_leave_is_no_response() -> None:
+    diagnostics = Diagnostics()
+    message(diagnostics)
+    diagnostics.unsent(timed_out=True)
+    diagnostics.reads += 1
+    diagnostics.unsent(timed_out=True)
+    message(diagnostics)
+    diagnostics.unsent(timed_out=False)
+    assert diagnostics.log == b"\x40\x80\x50\x80\x50\x80"
+    assert diagnostics.counter(DiagnosticCode.SERVER_NO_RESPONSE_COUNT) == 3
+    diagnostics.received(READ)
+    diagnostics.unsent(timed_out=True)
+    assert diagnostics.log[:1] == b"\x80"
+
+
 # --- counters ---------------------------------------------------------------------------------
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from array import array
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -191,7 +193,7 @@ class Memory(RuleBasedStateMachine):
     @rule(data=st.data())
     def write_bits(self, data: st.DataObject) -> None:
         address, count = self.place(data)
-        values = data.draw(st.lists(st.booleans(), min_size=count, max_size=count))
+        values = [byte > 127 for byte in data.draw(st.binary(min_size=count, max_size=count))]
         self.bits[address : address + count] = values
         self.coils.write_wire(address, count, pack_bits(values))
 
@@ -205,7 +207,7 @@ class Memory(RuleBasedStateMachine):
     @rule(data=st.data())
     def write_words(self, data: st.DataObject) -> None:
         address, count = self.place(data)
-        values = data.draw(st.lists(st.integers(0, 0xFFFF), min_size=count, max_size=count))
+        values = array("H", data.draw(st.binary(min_size=2 * count, max_size=2 * count))).tolist()
         self.words[address : address + count] = values
         self.registers.write_wire(address, count, pack_registers(values))
 

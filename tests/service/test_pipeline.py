@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from asyncio import CancelledError
-from collections.abc import Awaitable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass
 from typing import Self
 
@@ -16,13 +16,17 @@ from everbus.protocol.pdu.registers import (
     ReadHoldingRegistersRequest,
     ReadHoldingRegistersResponse,
     ReadInputRegistersResponse,
+    WriteSingleRegisterResponse,
 )
 from everbus.protocol.pdu.table import PUBLIC, AnyRequest, FunctionTable
-from everbus.service.bank import Bank
+from everbus.service.audit import AuditRecord, AuditSink
+from everbus.service.authorize import Admission, Decision, Kind, Verdict
+from everbus.service.bank import Bank, TableName
 from everbus.service.context import ConnectionInfo, RequestContext
 from everbus.service.handler import SILENT, Answer
 from everbus.service.local import LocalDevice
 from everbus.service.pipeline import Pending, Pipeline
+from everbus.service.policy import Rule, RulePolicy, Span
 from everbus.service.units import HandlerLike, Units, UnknownUnit
 
 TCP = ConnectionInfo(3, peer="192.0.2.7:40112")
@@ -541,3 +545,212 @@ def test_a_denial_is_not_answered_in_listen_only_mode() -> None:
     assert device.diagnostics.no_responses == silent + 1
     assert device.diagnostics.bus_exceptions == 1
     assert device.diagnostics.listen_only
+
+
+# --- policies of rules ----------------------------------------------------------------------------
+
+
+def ruled(*rules: Rule, device: HandlerLike | None = None, audit: AuditSink | None = None) -> Pipeline:
+    clock = iter(range(10)).__next__
+    return Pipeline(Units({1: device or LocalDevice()}), RulePolicy(rules), audit=audit, clock=lambda: float(clock()))
+
+
+def ask(pipeline: Pipeline, *pdus: str, connection: ConnectionInfo = TCP, unit: int = 1) -> list[str]:
+    """Answers, in hexadecimal."""
+    answers = [pipeline.answer(Frame(unit, bytes.fromhex(pdu), 9), connection) for pdu in pdus]
+    return [answer.hex().upper() if isinstance(answer, bytes) else str(answer) for answer in answers]
+
+
+class CountingReads(LocalDevice):
+    """Counts the reads that take the short way."""
+
+    short = 0
+
+    def answer_wire(self, pdu: bytes) -> bytes | None:
+        self.short += 1
+        return super().answer_wire(pdu)
+
+
+def test_a_read_that_was_allowed_takes_the_short_way_from_then_on() -> None:
+    device = CountingReads()
+    inside = Span(TableName.HOLDING_REGISTERS, 0, 10)
+    pipeline = ruled(Rule(name="some", spans=(inside,)), device=device)
+    connection = ConnectionInfo(1)
+    assert ask(pipeline, "0300000001", "0300000001", "0300000001", connection=connection) == ["03020000"] * 3
+    assert device.short == 2
+    assert ask(pipeline, "03000A0001", "03000A0001", "0300090002", connection=connection) == ["8301"] * 3
+    assert device.short == 2
+    assert ask(pipeline, "0300000001", connection=ConnectionInfo(2)) == ["03020000"]
+    assert device.diagnostics.messages == 7
+
+
+def test_a_short_way_that_fails_is_answered_with_04_and_reported() -> None:
+    class Broken(LocalDevice):
+        def answer_wire(self, pdu: bytes) -> bytes | None:
+            raise ValueError("no such plan")
+
+    recorder = Recorder()
+    assert ask(Pipeline(Units(Broken()), observer=recorder), "0300000001") == ["8304"]
+    assert recorder.events[0].kind is EventKind.HANDLER_FAILED
+
+
+def test_what_is_remembered_of_a_write_is_where_it_writes() -> None:
+    spans = (Span(TableName.HOLDING_REGISTERS, 0, 10), Span(TableName.COILS, 0, 10))
+    pipeline = ruled(Rule(name="some", spans=spans))
+    good = ["0600090001", "0600090002", "10000900010200FF", "16000900F20025", "170000000900090001020007"]
+    good += ["050009FF00", "0F000900010101"]
+    bad = ["06000A0001", "10000900020400FF00FF", "16000A00F20025", "170000000A00090002040007" + "0007"]
+    bad += ["170000000B00090001020000", "05000AFF00", "0F000900020103"]
+    for _ in range(2):
+        assert [answer[0] for answer in ask(pipeline, *good)] == ["0", "0", "1", "1", "1", "0", "0"]
+        assert ask(pipeline, *bad) == ["8601", "9001", "9601", "9701", "9701", "8501", "8F01"]
+
+
+def test_a_code_that_means_something_else_here_is_not_remembered_by_its_head() -> None:
+    class Blob6Response(BlobResponse):
+        function_code = 0x06
+
+        def encode(self) -> bytes:
+            return b"\x06" + self.data
+
+    class Blob6(BlobRequest):
+        function_code = 0x06
+        response_type = Blob6Response
+
+    class OnlyX:
+        """Lets through what ends in x, for ever."""
+
+        unconditional = False
+
+        def __init__(self) -> None:
+            self.known: dict[tuple[int, bytes], Decision] = {}
+            self.policy = self
+
+        def remember(self, unit: int, head: bytes, decision: Decision) -> None:
+            raise AssertionError("what a custom request touches is not known here")
+
+        def decide(self, request: AnyRequest, context: RequestContext, clock: object) -> Decision:
+            verdict = Verdict.ALLOWED if request.encode().endswith(b"x") else Verdict.DENIED
+            return Decision(verdict, lasting=True)
+
+        def allows(self, request: AnyRequest, context: RequestContext) -> bool:
+            raise AssertionError("nobody asks this way")
+
+        def access(self, connection: ConnectionInfo) -> OnlyX:
+            return self
+
+        def admit(self, host: str) -> Admission:
+            return Admission.ALLOW
+
+    table = PUBLIC.extended(Blob6)
+    pipeline = Pipeline(Units(handling(Blob6Response(b"ok"))), OnlyX(), table)
+    connection = ConnectionInfo(1)
+    assert ask(pipeline, "06000078", "06000079", connection=connection) == ["066F6B", "8601"]
+
+
+def test_a_connection_is_judged_by_the_policy_of_the_pipeline_that_it_asks() -> None:
+    connection = ConnectionInfo(1)
+    nothing = ruled(Rule(name="write", kinds=frozenset({Kind.WRITE})))
+    for _ in range(2):
+        assert ask(ruled(Rule(name="all")), "0300000001", "0300000001", connection=connection) == ["03020000"] * 2
+        assert ask(nothing, "0300000001", connection=connection) == ["8301"]
+
+
+def test_who_asks_too_often_is_told_to_come_back_later() -> None:
+    pipeline = ruled(Rule(name="slowly", rate_per_s=0.5))
+    assert ask(pipeline, *["0300000001"] * 4, connection=ConnectionInfo(1)) == ["03020000", "8306", "03020000", "8306"]
+
+
+def test_a_rate_without_a_clock_lets_nobody_through() -> None:
+    recorder = Recorder()
+    pipeline = Pipeline(Units(LocalDevice()), RulePolicy([Rule(name="slowly", rate_per_s=1)]), observer=recorder)
+    assert ask(pipeline, "0300000001", connection=ConnectionInfo(1)) == ["8304"]
+    assert "needs a clock" in recorder.events[0].detail
+
+
+# --- the audit ------------------------------------------------------------------------------------
+
+
+class Kept:
+    """A sink that keeps what it is given, or fails."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.records: list[AuditRecord] = []
+        self.error = error
+
+    def record(self, record: AuditRecord) -> None:
+        if self.error is not None:
+            raise self.error
+        self.records.append(record)
+
+    def told(self, *names: str) -> list[tuple[object, ...]]:
+        return [tuple(record.document().get(name) for name in names) for record in self.records]
+
+
+def test_every_write_is_recorded_with_old_and_new_values_and_no_read_is() -> None:
+    kept = Kept()
+    pipeline = Pipeline(Units({1: LocalDevice()}), audit=kept)
+    ask(pipeline, "0300000001", "0600050007", "1000040002040001" + "0009", "0300000001", "11", "2B0E0100")
+    ask(pipeline, "0600000001", unit=2)
+    assert kept.told("function", "address", "count", "old", "new", "decision", "rule", "exception") == [
+        (6, 5, 1, [0], [7], "allowed", None, None),
+        (16, 4, 2, [0, 7], [1, 9], "allowed", None, None),
+    ]
+
+
+def test_a_write_that_fails_is_recorded_with_its_exception() -> None:
+    kept = Kept()
+    pipeline = Pipeline(Units(Bank(holding_registers=5)), audit=kept)
+    assert ask(pipeline, "0600050007") == ["8602"]
+    assert kept.told("address", "old", "new", "exception") == [(5, None, [7], 2)]
+
+
+def test_every_denial_is_recorded_with_its_rule() -> None:
+    kept = Kept()
+    rules = (Rule(name="never", allow=False, units=frozenset({9})), Rule(name="read", kinds=frozenset({Kind.READ})))
+    pipeline = ruled(*rules, audit=kept)
+    assert ask(pipeline, "0300000002", connection=ConnectionInfo(7)) == ["030400000000"]
+    assert ask(pipeline, "0600050007", connection=ConnectionInfo(7)) == ["8601"]
+    assert ask(pipeline, "0300050001", unit=9, connection=ConnectionInfo(7)) == ["8301"]
+    assert kept.told("connection", "unit", "function", "address", "new", "decision", "rule", "exception") == [
+        (7, 1, 6, 5, [7], "denied", "default", 1),
+        (7, 9, 3, 5, None, "denied", "never", 1),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("finish", "exception"),
+    [
+        (lambda pipeline, pending: pipeline.settle(pending, WriteSingleRegisterResponse(5, 7)), None),
+        (lambda pipeline, pending: pipeline.settle(pending, None), 4),
+        (lambda pipeline, pending: pipeline.fail(pending, ExceptionResponseError(6)), 6),
+    ],
+)
+def test_a_write_that_needs_time_is_recorded_when_it_ends(
+    finish: Callable[[Pipeline, Pending], object], exception: int | None
+) -> None:
+    kept = Kept()
+    pipeline = Pipeline(Units(handling(Later())), audit=kept)
+    pending = pipeline.answer(Frame(1, bytes.fromhex("0600050007"), 9), TCP)
+    assert isinstance(pending, Pending)
+    assert kept.records == []
+    finish(pipeline, pending)
+    assert kept.told("address", "old", "new", "exception", "abandoned") == [(5, None, [7], exception, None)]
+
+
+def test_a_write_that_nobody_waits_for_is_recorded_as_that() -> None:
+    kept = Kept()
+    pipeline = Pipeline(Units(handling(Later())), audit=kept)
+    for pdu in ("0600050007", "0300000001"):
+        pending = pipeline.answer(Frame(1, bytes.fromhex(pdu), 9), TCP)
+        assert isinstance(pending, Pending)
+        pipeline.abandon(pending)
+    assert kept.told("function", "new", "exception", "abandoned") == [(6, [7], None, True)]
+
+
+def test_a_sink_that_fails_is_reported_and_changes_no_answer() -> None:
+    recorder = Recorder()
+    pipeline = Pipeline(Units(LocalDevice()), observer=recorder, audit=Kept(OSError("no space")))
+    assert ask(pipeline, "0600050007") == ["0600050007"]
+    (event,) = recorder.events
+    assert (event.kind, event.reason, event.detail) == (EventKind.HANDLER_FAILED, "audit", "no space")

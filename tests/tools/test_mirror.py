@@ -30,6 +30,7 @@ def repository(tmp_path: Path) -> Path:
         "tests/test_limits.py",
         "tests/test_rule_of_the_repository.py",
         "tests/protocol/pdu/test_bits.py",
+        "tests/protocol/pdu/test_bits_packed_by_eight.py",
         "tests/lifecycle/test_descriptors.py",
         "tests/tools/test_mirror.py",
         "tests/data/vectors.json",
@@ -52,6 +53,21 @@ def test_test_in_another_place_does_not_count(repository: Path) -> None:
     assert list(mirror.problems(repository / "src" / "everbus", repository / "tests")) == [
         "missing: tests/service/test_bank.py, for src/everbus/service/bank.py",
         "stray: tests/protocol/test_bank.py, there is no src/everbus/protocol/bank.py",
+    ]
+
+
+def test_a_topic_is_one_of_a_module_that_is_there(repository: Path) -> None:
+    grow(repository, "tests/protocol/pdu/test_words_packed.py", "tests/protocol/test_bits_packed.py")
+    assert list(mirror.problems(repository / "src" / "everbus", repository / "tests")) == [
+        "stray: tests/protocol/pdu/test_words_packed.py, there is no src/everbus/protocol/pdu/words_packed.py",
+        "stray: tests/protocol/test_bits_packed.py, there is no src/everbus/protocol/bits_packed.py",
+    ]
+
+
+def test_a_topic_does_not_stand_in_for_the_module_itself(repository: Path) -> None:
+    grow(repository, "src/everbus/service/bank.py", "tests/service/test_bank_files.py")
+    assert list(mirror.problems(repository / "src" / "everbus", repository / "tests")) == [
+        "missing: tests/service/test_bank.py, for src/everbus/service/bank.py",
     ]
 
 

@@ -10,20 +10,19 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Callable
+from ssl import SSLError
 from time import monotonic
 from typing import Any, Final, cast
 
+from everbus.aio.handlers import Handlers
 from everbus.aio.registry import Registry
 from everbus.aio.statistics import ConnectionStatistics
-from everbus.errors import ModbusTimeoutError
 from everbus.limits import Limits
 from everbus.observe import Event, EventKind, Observer
 from everbus.protocol.framing.base import Frame, Framer
 from everbus.protocol.server_session import ServerSession
 from everbus.service.context import ConnectionInfo
-from everbus.service.handler import Answer
 from everbus.service.pipeline import Pending, Pipeline
 
 __all__ = ["Connection", "Shared"]
@@ -64,19 +63,13 @@ class Shared:
         """Cancelled handlers that have not ended yet; their results are discarded."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Running:
-    token: int
-    pending: Pending
-    deadline: float
-
-
 class Connection(asyncio.BufferedProtocol):
     """The server's end of one connection. It owns its transport and its handlers' tasks.
 
     Args:
         shared: what it has in common with the others.
         info: who is at the other end.
+        session: parses what comes and builds what is answered; by default that of Modbus TCP.
     """
 
     __slots__ = (
@@ -84,9 +77,9 @@ class Connection(asyncio.BufferedProtocol):
         "_closing_since",
         "_finishing",
         "_frame_started",
+        "_handlers",
         "_reading_paused",
         "_reason",
-        "_running",
         "_session",
         "_shared",
         "_touch_due",
@@ -97,11 +90,12 @@ class Connection(asyncio.BufferedProtocol):
         "requests",
     )
 
-    def __init__(self, shared: Shared, info: ConnectionInfo) -> None:
+    def __init__(self, shared: Shared, info: ConnectionInfo, session: ServerSession | None = None) -> None:
+        limits = shared.limits
         self._shared = shared
-        self._session = ServerSession(shared.make_framer(), shared.limits.max_in_flight)
+        self._session = session or ServerSession(shared.make_framer(), limits.max_in_flight)
         self._transport: asyncio.Transport | None = None
-        self._running: dict[asyncio.Future[object], _Running] = {}
+        self._handlers = Handlers[int](shared.pipeline, limits.handler_timeout_s, shared.abandoned, self._finish)
         self._frame_started: float | None = None
         self._blocked_since: float | None = None
         self._closing_since: float | None = None
@@ -149,14 +143,7 @@ class Connection(asyncio.BufferedProtocol):
         session = self._session
         frames = session.receive(shared.view[:nbytes])
         if frames:
-            self.requests += len(frames)
-            shared.requests += len(frames)
-            now = self.last_active = monotonic()
-            if now >= self._touch_due:
-                self._touch_due = now + _TOUCH_EVERY_S
-                shared.registry.touch(self)
-            self._frame_started = None
-            self._serve(frames)
+            self._take(frames)
         if session.partial:
             if self._frame_started is None:
                 self._frame_started = monotonic()
@@ -185,6 +172,18 @@ class Connection(asyncio.BufferedProtocol):
 
     # Requests and answers
 
+    def _take(self, frames: list[Frame]) -> None:
+        """Note requests that have come, and serve them."""
+        shared = self._shared
+        self.requests += len(frames)
+        shared.requests += len(frames)
+        now = self.last_active = monotonic()
+        if now >= self._touch_due:
+            self._touch_due = now + _TOUCH_EVERY_S
+            shared.registry.touch(self)
+        self._frame_started = None
+        self._serve(frames)
+
     def _serve(self, frames: list[Frame]) -> None:
         """Answer requests in order; hold those that come while too many wait for their handlers."""
         session = self._session
@@ -207,39 +206,16 @@ class Connection(asyncio.BufferedProtocol):
             self._write(out[0] if len(out) == 1 else b"".join(out))
 
     def _start(self, frame: Frame, pending: Pending) -> None:
-        """Run a handler that needs time.
-
-        A future of the handler's own may answer others too: it is shielded, never cancelled here.
-        """
-        token = self._session.defer(frame)
-        awaitable = pending.awaitable
-        future: asyncio.Future[object]
-        future = asyncio.ensure_future(_outcome(awaitable) if asyncio.isfuture(awaitable) else awaitable)
-        deadline = monotonic() + self._shared.limits.handler_timeout_s
-        self._running[future] = _Running(token, pending, deadline)
+        """Run a handler that needs time."""
+        self._handlers.start(self._session.defer(frame), pending)
         self._shared.registry.watched.add(self)
-        future.add_done_callback(self._handler_done)
 
-    def _handler_done(self, future: asyncio.Future[object]) -> None:
-        running = self._running.pop(future, None)
-        if running is None:  # timed out or disconnected before: a late result is discarded
-            self._shared.abandoned.discard(future)
-            if not future.cancelled():
-                future.exception()
-            return
-        pipeline = self._shared.pipeline
-        error = asyncio.CancelledError("it cancelled itself") if future.cancelled() else future.exception()
-        if error is None:
-            self._finish(running, pipeline.settle(running.pending, future.result()))  # type: ignore[arg-type]  # checked there
-        else:
-            self._finish(running, pipeline.fail(running.pending, error))
-
-    def _finish(self, running: _Running, pdu: bytes | None) -> None:
+    def _finish(self, token: int, pdu: bytes | None) -> None:
         """Answer a deferred request, then go on with what was held."""
         session = self._session
         self.last_active = monotonic()
         self._shared.registry.touch(self)
-        data = session.finish(running.token, pdu)
+        data = session.finish(token, pdu)
         if data:
             self._write(data)
         held = session.release()
@@ -295,8 +271,8 @@ class Connection(asyncio.BufferedProtocol):
         elif self._peer_is_gone():
             self.abort("reset")
         else:
-            self._expire_handlers(now)
-            if not (self._running or self._frame_started or self._blocked_since):
+            self._handlers.expire(now)
+            if not (self._handlers or self._frame_started or self._blocked_since):
                 self._shared.registry.watched.discard(self)
 
     def _frame_overdue(self, now: float) -> bool:
@@ -308,25 +284,12 @@ class Connection(asyncio.BufferedProtocol):
     def _peer_is_gone(self) -> bool:
         """The connection was reset while handlers run and nobody reads it here, who would have noticed."""
         transport = self._transport
-        if transport is None or transport.is_closing() or not self._running:
+        if transport is None or transport.is_closing() or not self._handlers:
             return False
         if not (self._reading_paused or self._finishing):
             return False
         sock = transport.get_extra_info("socket")
         return sock is not None and bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
-
-    def _expire_handlers(self, now: float) -> None:
-        for future, running in list(self._running.items()):
-            if now >= running.deadline:
-                self._abandon(future)
-                limit = self._shared.limits.handler_timeout_s
-                error = ModbusTimeoutError(f"the handler took longer than handler_timeout_s = {limit}")
-                self._finish(running, self._shared.pipeline.fail(running.pending, error))
-
-    def _abandon(self, future: asyncio.Future[object]) -> None:
-        del self._running[future]
-        self._shared.abandoned.add(future)
-        future.cancel()
 
     def drain(self) -> None:
         """Close now if idle, else after the last answer."""
@@ -334,10 +297,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def exempt(self, future: asyncio.Future[Any]) -> None:
         """Give up the request whose handler this is: it is not waited for, and stays unanswered."""
-        for key, running in list(self._running.items()):
-            if key is future or running.pending.awaitable is future:
-                del self._running[key]
-                self._finish(running, None)
+        self._handlers.exempt(future)
 
     def _finish_up(self, reason: str) -> None:
         """Read no more; close once everything that was asked is answered."""
@@ -368,8 +328,7 @@ class Connection(asyncio.BufferedProtocol):
     def ended(self, reason: str) -> None:
         """The socket is closed, or never became a connection: give the slot back, once."""
         self._reason = self._reason or reason
-        for future in list(self._running):
-            self._abandon(future)
+        self._handlers.abandon_all()
         self._shared.registry.discard(self)
         if not len(self._shared.registry):
             self._shared.wake.set()
@@ -383,15 +342,12 @@ class Connection(asyncio.BufferedProtocol):
         self._shared.observer.notify(Event(kind, info.peer, reason, detail, info.connection_id, error))
 
 
-async def _outcome(shared: Awaitable[Answer]) -> Answer:
-    """What a future of the handler's own gives; each request that waits for it does so by itself."""
-    return await asyncio.shield(shared)
-
-
 def _reason_of(error: Exception | None) -> str:
     """Why a connection ended by itself."""
     if error is None:
         return "peer_closed"
+    if isinstance(error, SSLError):
+        return "tls_error"
     if isinstance(error, TimeoutError) or (isinstance(error, OSError) and error.errno in _DEAD):
         return "dead_peer"
     if isinstance(error, ConnectionError):

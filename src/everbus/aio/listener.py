@@ -23,7 +23,7 @@ from everbus.errors import ConnectError
 from everbus.limits import Limits
 from everbus.observe import Event, EventKind, Observer
 
-__all__ = ["Listener", "resolve"]
+__all__ = ["Listener", "descriptor_identity", "peer_name", "resolve", "why_not_bound"]
 
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _NOT_LISTENING: Final = frozenset({errno.EBADF, errno.ENOTSOCK, errno.EINVAL, errno.EOPNOTSUPP})
@@ -39,7 +39,7 @@ async def resolve(endpoint: Endpoint) -> list[Endpoint]:
     Raises:
         ConnectError: the name means nothing here.
     """
-    if endpoint.scheme == "unix":
+    if not endpoint.host:
         return [endpoint]
     loop = asyncio.get_running_loop()
     try:
@@ -110,13 +110,13 @@ class Listener:
         try:
             self._open("start")
         except OSError as error:
-            raise ConnectError(f"cannot listen on {self.endpoint}: {_why(error)}") from error
+            raise ConnectError(f"cannot listen on {self.endpoint}: {why_not_bound(error)}") from error
 
     def _open(self, reason: str) -> None:
         sock = self._bound_socket()
         try:
             sock.listen(self._limits.backlog)
-            identity = _identity(sock.fileno())
+            identity = descriptor_identity(sock.fileno())
             if self.endpoint.scheme == "unix":
                 found = os.stat(self.endpoint.path)
                 self._file = (found.st_dev, found.st_ino)
@@ -129,7 +129,7 @@ class Listener:
         self._socket = sock
         self._number = sock.fileno()
         self._identity = identity
-        if self.endpoint.scheme == "tcp":
+        if self.endpoint.scheme != "unix":
             self.endpoint = replace(self.endpoint, port=sock.getsockname()[1])
         self._observer.notify(Event(EventKind.LISTENER_OPENED, str(self.endpoint), reason))
 
@@ -183,7 +183,7 @@ class Listener:
 
     def _hand_over(self, sock: socket.socket, address: Any) -> None:
         sock.setblocking(False)
-        if self.endpoint.scheme == "tcp" and sys.platform != "linux":
+        if self.endpoint.scheme != "unix" and sys.platform != "linux":
             self._set_options(sock)
         self._deliver(sock, address, self)
 
@@ -280,7 +280,7 @@ class Listener:
         if sock.fileno() < 0:
             return "closed"
         try:
-            if _identity(sock.fileno()) != self._identity:
+            if descriptor_identity(sock.fileno()) != self._identity:
                 return "replaced"
             accepting = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
         except OSError:
@@ -342,7 +342,7 @@ class Listener:
                 os.unlink(self.endpoint.path)
 
 
-def _identity(number: int) -> tuple[int, int]:
+def descriptor_identity(number: int) -> tuple[int, int]:
     """What tells one descriptor's file from another's."""
     found = os.fstat(number)
     return found.st_dev, found.st_ino
@@ -371,7 +371,7 @@ def _bound_unix_socket(path: str) -> socket.socket:
     return sock
 
 
-def _why(error: OSError) -> str:
+def why_not_bound(error: OSError) -> str:
     """What a bind error means, and what to try."""
     hints = {
         errno.EADDRINUSE: "the address is in use; stop the other program or choose another port",
@@ -380,3 +380,11 @@ def _why(error: OSError) -> str:
     }
     hint = hints.get(error.errno or 0)
     return f"{hint} ({error})" if hint else str(error)
+
+
+def peer_name(address: Any) -> tuple[str, str]:
+    """Host, and host with port, of a peer's socket address; empty for Unix sockets."""
+    if not isinstance(address, tuple):
+        return "", ""
+    host, port = str(address[0]), address[1]
+    return host, f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

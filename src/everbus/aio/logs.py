@@ -22,11 +22,15 @@ _LEVELS: Final = {
     EventKind.DESCRIPTORS_NORMAL: logging.INFO,
     EventKind.HANDLER_FAILED: logging.ERROR,
     EventKind.LISTENER_LOST: logging.ERROR,
+    EventKind.PORT_OPENED: logging.DEBUG,
+    EventKind.PORT_LOST: logging.ERROR,
+    EventKind.CERTIFICATES_RELOADED: logging.INFO,
+    EventKind.CERTIFICATES_REJECTED: logging.ERROR,
 }
 _CLOSED_BY_US: Final = frozenset({"frame_timeout", "write_timeout", "idle", "buffer_limit", "dead_peer", "forced"})
 
-_ONE_LINE: Final = frozenset({EventKind.ACCEPT_FAILED})
-"""Descriptors have run out for good: one line each period says it."""
+_ONE_LINE: Final = frozenset({EventKind.ACCEPT_FAILED, EventKind.PORT_FAILED})
+"""Descriptors have run out for good, a device is not there: one line each period says it."""
 
 
 class _Quota:
@@ -113,7 +117,7 @@ def _place(error: BaseException) -> str:
 def _level(event: Event) -> int:
     if event.kind is EventKind.CONNECTION_CLOSED and event.reason in _CLOSED_BY_US:
         return logging.INFO
-    if event.kind is EventKind.LISTENER_OPENED and event.reason == "again":
+    if event.kind in (EventKind.LISTENER_OPENED, EventKind.PORT_OPENED) and event.reason == "again":
         return logging.WARNING
     return _LEVELS.get(event.kind, logging.WARNING)
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from asyncio import Future
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final, Protocol
 
 from everbus.aio.statistics import RegistryStatistics
 from everbus.limits import Limits
+from everbus.service.authorize import Admission, everybody
 
 __all__ = ["Member", "Registry"]
 
@@ -140,10 +141,12 @@ class Registry:
 
     Args:
         limits: settled ones, as ``Limits.fitted`` gives them.
+        admission: what the policy makes of a peer's address.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, admission: Callable[[str], Admission] = everybody) -> None:
         self._limits = limits
+        self._admission = admission
         self._everyone = _Lane()
         self._peers: dict[str, _Lane] = {}
         self._priority: set[Member] = set()
@@ -191,12 +194,16 @@ class Registry:
         """Give a newcomer a slot, evicting somebody if need be; or say why not.
 
         Returns:
-            None: it is a member now. Else the reason: ``rate``, ``per_peer`` or ``full``.
+            None: it is a member now. Else the reason: ``policy``, ``rate``, ``per_peer`` or ``full``.
         """
         limits = self._limits
+        admission = self._admission(member.host)
+        if admission is Admission.REFUSE:
+            return "policy"
         if not self._within_rate(member.host, now):
             return "rate"
-        if member.host in limits.priority_peers and len(self._priority) < (limits.max_priority_connections or 0):
+        important = admission is Admission.PRIORITY or member.host in limits.priority_peers
+        if important and len(self._priority) < (limits.max_priority_connections or 0):
             full = self.admitted >= limits.max_connections
             if full and not self._evict(self._everyone.least_active(now), "evicted_for_priority"):
                 return "full"

@@ -1,40 +1,44 @@
-"""The server: listeners, connections, one timer, and an end that is bounded."""
+"""The server: listeners and ports, connections, one timer, and an end that is bounded."""
 
 from __future__ import annotations
 
 import asyncio
-import socket
 from contextlib import AbstractContextManager, suppress
 from threading import RLock
 from time import monotonic
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
-from everbus.aio.connection import Connection, Shared
+from everbus.aio.connection import Shared
+from everbus.aio.doors import Doors, Port
 from everbus.aio.listener import Listener, resolve
 from everbus.aio.logs import LogObserver
+from everbus.aio.reception import Reception
 from everbus.aio.registry import Registry
 from everbus.aio.statistics import Drained, Forced, ServerStatistics
 from everbus.aio.tally import Tally
-from everbus.aio.transport import Sockets
-from everbus.client.endpoint import DEFAULT_SERVER_ENDPOINT, Endpoint, as_endpoint
-from everbus.errors import ConfigurationError, ServerStateError, UsageError
+from everbus.aio.udp import UdpPort
+from everbus.aio.vitals import Vitals, open_descriptors
+from everbus.client.endpoint import DEFAULT_SERVER_ENDPOINT, Endpoint, parse_endpoint
+from everbus.errors import ServerStateError, UsageError
 from everbus.limits import Limits
 from everbus.observe import Event, EventKind, Observer
 from everbus.protocol.framing.mbap import MbapFramer
 from everbus.protocol.pdu.table import PUBLIC, FunctionTable
-from everbus.resources import DescriptorWatcher, descriptor_count, descriptor_limit
-from everbus.service.authorize import ALLOW_ALL, Policy
-from everbus.service.context import ConnectionInfo
+from everbus.resources import descriptor_limit
+from everbus.service.audit import AuditSink
+from everbus.service.authorize import ALLOW_ALL, Policy, admission
 from everbus.service.handler import LocalHandler
+from everbus.service.multidrop import Multidrop
 from everbus.service.pipeline import Pipeline
 from everbus.service.units import UnitSource, as_units
+from everbus.tls import TlsOptions
+
+if TYPE_CHECKING:
+    from everbus.aio.serial import SerialOptions
 
 __all__ = ["Server"]
 
-_LAG_S = 0.25
-"""How often a beat comes; one that comes so much later means that something blocked the loop."""
-
-_DESCRIPTOR_CHECK_S = 2.0
+_STREAMS = ("tcp", "tls", "rtu+tcp", "ascii+tcp", "unix")
 _LAST_TURNS_S = 0.5
 
 
@@ -44,7 +48,7 @@ class _Attachable(Protocol):
 
 
 class Server:
-    """A Modbus TCP server that stays up: every bound is on, see ``Limits``.
+    """A Modbus server that stays up: every bound is on, see ``Limits``.
 
     Args:
         handler: who answers: a ``Bank``, a function ``(request, context)``, sync or async, an
@@ -52,7 +56,10 @@ class Server:
         endpoints: where to listen, URLs or ``Endpoint``; by default ``tcp://127.0.0.1:5020``.
         limits: the bounds.
         policy: who may do what; everybody everything by default.
+        audit: told of every write and every denial; whoever made it closes it.
         table: the function codes it knows; extend ``PUBLIC`` for custom ones.
+        serial: how it behaves on its serial ports.
+        tls: whom it asks for a certificate on its TLS endpoints; by default everybody.
         observer: told of every event; by default they are logged to ``everbus.server`` at a
             bounded rate.
 
@@ -69,24 +76,31 @@ class Server:
         *endpoints: str | Endpoint,
         limits: Limits | None = None,
         policy: Policy = ALLOW_ALL,
+        audit: AuditSink | None = None,
         table: FunctionTable = PUBLIC,
+        serial: SerialOptions | None = None,
+        tls: TlsOptions | None = None,
         observer: Observer | None = None,
     ) -> None:
         self._units = as_units(handler)
         given = endpoints or (DEFAULT_SERVER_ENDPOINT,)
-        self._given = [_servable(as_endpoint(one)) for one in given]
+        self._given = [one if isinstance(one, Endpoint) else parse_endpoint(one) for one in given]
         self.limits: Limits = limits or Limits()
         """The bounds; settled and lowered to what the process can hold once started."""
         self._tally = Tally(observer or LogObserver())
-        self._pipeline = Pipeline(self._units, policy, table, self._tally)
+        self._pipeline = Pipeline(self._units, policy, table, self._tally, audit=audit, clock=monotonic)
+        self._admission = admission(policy)
+        self._table = table
+        self._serial = serial
+        self._tls = tls or TlsOptions()
+        self._devices = Multidrop(self._pipeline, self._units)
         self._state = "new"
-        self._listeners: list[Listener] = []
+        self._doors = Doors()
         self._stop_task: asyncio.Task[Drained | Forced] | None = None
         self._stop_requested = False
         self._hurried = False
-        self._connection_ids = 0
-        self._opened = 0
-        self._max_lag_s = 0.0
+        self._reception: Reception | None = None
+        self._vitals: Vitals | None = None
 
     def __repr__(self) -> str:
         where = ", ".join(self.endpoints) or ", ".join(map(str, self._given))
@@ -95,7 +109,7 @@ class Server:
     @property
     def endpoints(self) -> tuple[str, ...]:
         """Where it listens, as URLs, with the ports that the system chose."""
-        return tuple(str(listener.endpoint) for listener in self._listeners)
+        return self._doors.urls
 
     @property
     def serving(self) -> bool:
@@ -109,7 +123,8 @@ class Server:
 
         Raises:
             ConnectError: an address cannot be bound; nothing is left open.
-            ConfigurationError: the descriptor limit leaves room for fewer than 16 connections.
+            ConfigurationError: the descriptor limit leaves room for fewer than 16 connections; or a
+                certificate cannot be used.
             ServerStateError: it was started before, or stopped meanwhile.
         """
         if self._state != "new":
@@ -121,28 +136,27 @@ class Server:
             addresses = [address for given in self._given for address in await resolve(given)]
             if self._stop_requested:
                 raise ServerStateError("stopped while it was starting")
-            self._registry = Registry(self.limits)
+            self._registry = Registry(self.limits, self._admission)
             self._shared = Shared(self._pipeline, self._registry, self.limits, self._tally, MbapFramer)
-            self._sockets = Sockets(self._loop)
+            self._reception = Reception(self._shared, self._devices, self._table, self._tls)
             self._attach()
             for address in addresses:
-                self._listen(address)
+                await self._listen(address, self._reception)
             self._state = "serving"
             if self._stop_requested:  # by another thread, or by an observer, while it was starting
                 raise ServerStateError("stopped while it was starting")
         except BaseException:
-            self._close_listeners()
+            self._doors.stop_listening()
+            await self._doors.cut_off()
             self._state = "stopped"
             raise
         self._stopped = asyncio.Event()
         self._timer = self._loop.call_later(self.limits.sweep_s, self._sweep)
-        self._beat(self._loop.time())
-        self._watcher = DescriptorWatcher(descriptor_limit())
-        self._watch_timer = self._loop.call_later(_DESCRIPTOR_CHECK_S, self._watch_descriptors)
+        self._vitals = Vitals(self._tally)
 
     def _settle_limits(self) -> None:
         wanted = self.limits.max_connections
-        self.limits = self.limits.fitted(descriptor_limit(), _open_descriptors() or 0)
+        self.limits = self.limits.fitted(descriptor_limit(), open_descriptors() or 0)
         if self.limits.max_connections < wanted:
             text = f"max_connections {wanted} lowered to {self.limits.max_connections}: "
             text += f"the process may open {descriptor_limit()} descriptors"
@@ -154,38 +168,46 @@ class Server:
             if isinstance(handler, LocalHandler) and isinstance(handler, _Attachable):
                 handler.attach(RLock(), self._tally)
 
-    def _listen(self, address: Endpoint) -> None:
-        in_use = self._sockets.__contains__
-        listener = Listener(address, self.limits, self._tally, self._deliver, self._make_room, in_use=in_use)
-        listener.open()
-        self._listeners.append(listener)
+    async def _listen(self, address: Endpoint, reception: Reception) -> None:
+        if address.scheme in _STREAMS:
+            reception.prepare(address)
+            listener = Listener(
+                address, self.limits, self._tally, reception.deliver, reception.make_room, in_use=self._in_use
+            )
+            listener.open()
+            self._doors.add_listener(listener)
+        else:
+            port = self._port(address, reception)
+            await port.open()
+            self._doors.add_port(port)
 
-    # Admission
+    def _port(self, address: Endpoint, reception: Reception) -> Port:
+        if address.scheme == "udp":
+            return UdpPort(
+                address,
+                self._pipeline,
+                self.limits,
+                self._tally,
+                admission=self._admission,
+                next_id=reception.next_id,
+                in_use=self._in_use,
+            )
+        from everbus.aio.serial import SerialListener, SerialOptions  # noqa: PLC0415  needs an extra, and termios
 
-    def _deliver(self, sock: socket.socket, address: Any, listener: Listener) -> None:
-        """Admit an accepted socket, or close it at once; it counts from here on."""
-        self._connection_ids += 1
-        host, peer = _peer(address)
-        info = ConnectionInfo(self._connection_ids, peer, host, str(listener.endpoint))
-        connection = Connection(self._shared, info)
-        reason = self._registry.admit(connection, connection.opened_at)
-        if reason is not None:
-            sock.close()
-            text = "closed at once, a limit is reached"
-            event = Event(EventKind.CONNECTION_REFUSED, peer, reason, text, info.connection_id)
-            self._tally.notify(event)
-            return
-        self._opened += 1
-        self._tally.notify(Event(EventKind.CONNECTION_OPENED, peer, connection_id=info.connection_id))
-        try:
-            self._sockets.attach(sock, connection)
-        except OSError as error:
-            sock.close()
-            connection.ended("setup")
-            self._tally.notify(Event(EventKind.ACCEPT_FAILED, peer, "setup", str(error), error=error))
+        return SerialListener(
+            address,
+            self._pipeline,
+            self._devices,
+            self.limits,
+            self._tally,
+            table=self._table,
+            options=self._serial or SerialOptions(),
+            connection_id=reception.next_id(),
+        )
 
-    def _make_room(self) -> bool:
-        return self._registry.make_room(monotonic())
+    def _in_use(self, number: int) -> bool:
+        """Whether a descriptor is read by something of this server's."""
+        return (self._reception is not None and number in self._reception.sockets) or self._doors.use(number)
 
     # Time
 
@@ -193,28 +215,12 @@ class Server:
         try:
             now = monotonic()
             self._registry.sweep(now)
-            for listener in self._listeners:
-                listener.check()
+            assert self._reception is not None
+            self._reception.sweep(now)
+            self._doors.sweep(now)
             self._tally.tick(now)
         finally:
             self._timer = self._loop.call_later(self.limits.sweep_s, self._sweep)
-
-    def _beat(self, due: float) -> None:
-        """Notice that something blocked the loop: this came later than it should."""
-        now = self._loop.time()
-        lag = now - due
-        if lag > _LAG_S:
-            self._max_lag_s = max(self._max_lag_s, lag)
-            text = f"something blocked the event loop for {lag:.2f} s"
-            self._tally.notify(Event(EventKind.LOOP_LAGGED, detail=text))
-        self._beat_timer = self._loop.call_later(_LAG_S, self._beat, now + _LAG_S)
-
-    def _watch_descriptors(self) -> None:
-        try:
-            for alarm in self._watcher.check(_open_descriptors() or 0):
-                self._tally.notify(alarm.event)
-        finally:
-            self._watch_timer = self._loop.call_later(_DESCRIPTOR_CHECK_S, self._watch_descriptors)
 
     # Use
 
@@ -249,29 +255,33 @@ class Server:
     def statistics(self) -> ServerStatistics:
         """A snapshot of what it has done."""
         tally = self._tally
-        started = self._state in ("serving", "stopping") or bool(self._opened)
-        registry = self._registry if started else Registry(self.limits)
+        reception = self._reception
+        registry = self._registry if reception is not None else Registry(self.limits)
+        opened = reception.opened if reception is not None else 0
         connected = registry.statistics()
-        listeners = [listener.statistics() for listener in self._listeners]
         return ServerStatistics(
             connections=len(registry),
             peak_connections=connected.peak,
             max_connections=self.limits.max_connections,
-            opened=self._opened,
-            closed=self._opened - len(registry),
+            opened=opened,
+            closed=opened - len(registry),
             closed_by_reason=tally.by_reason(EventKind.CONNECTION_CLOSED, EventKind.CONNECTION_EVICTED),
             refused_by_reason=tally.by_reason(EventKind.CONNECTION_REFUSED),
+            refused_requests=tally.by_reason(EventKind.REQUEST_REFUSED),
+            abandoned_answers=tally.by_reason(EventKind.ANSWER_ABANDONED),
+            handshake_failures=tally.by_reason(EventKind.HANDSHAKE_FAILED),
             rejected_frames=tally.by_reason(EventKind.FRAME_REJECTED),
-            requests=self._shared.requests if started else 0,
+            requests=self._doors.requests + (self._shared.requests if reception is not None else 0),
             exceptions=self._pipeline.exceptions,
             handler_failures=tally.by_reason(EventKind.HANDLER_FAILED, EventKind.HANDLER_TIMED_OUT),
             accept_errors=tally.by_reason(EventKind.ACCEPT_FAILED),
-            relistens=sum(listener.relistens for listener in listeners),
-            listeners=sum(listener.listening for listener in listeners),
+            relistens=self._doors.reopened,
+            listeners=self._doors.open,
             unsent_bytes=connected.unsent_bytes,
             loop_lags=tally.total(EventKind.LOOP_LAGGED),
-            max_loop_lag_s=self._max_lag_s,
+            max_loop_lag_s=self._vitals.max_lag_s if self._vitals is not None else 0.0,
             observer_failures=tally.observer_failures,
+            ports=self._doors.statistics(),
         )
 
     # Stop
@@ -305,6 +315,7 @@ class Server:
         assert caller is not None
         for connection in self._registry:
             connection.exempt(caller)
+        self._doors.exempt(caller)
         self._begin_stop(timeout_s)
         assert self._stop_task is not None
         return await asyncio.shield(self._stop_task)
@@ -333,7 +344,7 @@ class Server:
             self._shared.wake.set()
         if self._stop_task is None:
             self._state = "stopping"
-            self._close_listeners()
+            self._doors.stop_listening()
             limit = self.limits.stop_timeout_s if timeout_s is None else timeout_s
             self._stop_task = self._loop.create_task(self._drain(limit))
 
@@ -344,54 +355,34 @@ class Server:
         connections = list(registry)
         for connection in connections:
             connection.drain()
+        closing = [self._loop.create_task(port.close(timeout_s)) for port in self._doors.ports]
+        for task in closing:
+            task.add_done_callback(lambda _: self._shared.wake.set())
         await asyncio.sleep(0)  # the idle ones are closed
-        if not self._hurried:
-            await self._until_woken(timeout_s)
+        await self._until_idle(closing, timeout_s, patient=False)
         left = list(registry)
         for connection in left:
             connection.abort("forced")
-        await self._until_woken(_LAST_TURNS_S)
-        if self._shared.abandoned:
-            await asyncio.wait(tuple(self._shared.abandoned), timeout=_LAST_TURNS_S)
+        cut_off = len(left) + await self._doors.cut_off()
+        await self._until_idle(closing, _LAST_TURNS_S, patient=True)
+        abandoned = self._shared.abandoned | self._doors.abandoned
+        if abandoned:
+            await asyncio.wait(abandoned, timeout=_LAST_TURNS_S)
         self._timer.cancel()
-        self._watch_timer.cancel()
-        self._beat_timer.cancel()
+        assert self._vitals is not None
+        self._vitals.stop()
         self._tally.tick(float("inf"))  # what was suppressed is told
         self._state = "stopped"
         self._stopped.set()
-        return Forced(len(connections), len(left)) if left else Drained(len(connections))
+        return Forced(len(connections), cut_off) if cut_off else Drained(len(connections))
 
-    async def _until_woken(self, timeout_s: float) -> None:
-        """Wait until nobody is connected, somebody is in a hurry, or the time is over."""
-        self._shared.wake.clear()
-        if not len(self._registry):
-            return
+    async def _until_idle(self, closing: list[asyncio.Task[bool]], timeout_s: float, *, patient: bool) -> None:
+        """Wait until nothing is open, the time is over, or, unless it is patient, somebody is in a hurry."""
+        wake = self._shared.wake
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                await self._shared.wake.wait()
-
-    def _close_listeners(self) -> None:
-        for listener in self._listeners:
-            listener.close()
-
-
-def _servable(endpoint: Endpoint) -> Endpoint:
-    if not endpoint.identified:
-        raise ConfigurationError(f"a server cannot listen on {endpoint} yet: tcp and unix are what it serves")
-    return endpoint
-
-
-def _open_descriptors() -> int | None:
-    """How many this process has open; None where the system does not tell."""
-    try:
-        return descriptor_count()
-    except (ConfigurationError, OSError):
-        return None
-
-
-def _peer(address: Any) -> tuple[str, str]:
-    """Host, and host with port, of an accepted socket's address; empty for Unix sockets."""
-    if not isinstance(address, tuple):
-        return "", ""
-    host, port = str(address[0]), address[1]
-    return host, f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+                while (patient or not self._hurried) and (
+                    len(self._registry) or not all(task.done() for task in closing)
+                ):
+                    wake.clear()
+                    await wake.wait()

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from everbus.service.authorize import Access
 
 __all__ = ["ConnectionInfo", "RequestContext"]
 
@@ -28,6 +32,8 @@ class ConnectionInfo:
     serial: bool = False
     subject: str | None = None
     role: str | None = None
+    access: Access | None = field(default=None, init=False, repr=False, compare=False)
+    """What the policy lets it do: the pipeline keeps here what it finds out at the first request."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,14 @@ from everbus.protocol.codes import MAX_EVENT_LOG_BYTES, DiagnosticCode, Exceptio
 __all__ = ["Diagnostics"]
 
 _RECEIVED: Final = 0x80
+_RECEIVED_MISHEARD: Final = 0x02
+_RECEIVED_OVERRUN: Final = 0x10
+_RECEIVED_BROADCAST: Final = 0x40
 _RECEIVED_LISTEN_ONLY: Final = 0x20
 _SENT: Final = 0x40
 _SENT_LISTEN_ONLY: Final = 0x20
+_SENT_IN_VAIN: Final = 0x10
+_KIND: Final = 0xC0
 _ENTERED_LISTEN_ONLY: Final = 0x04
 _RESTARTED: Final = 0x00
 _SENT_EXCEPTION: Final = {1: 0x01, 2: 0x01, 3: 0x01, 4: 0x02, 5: 0x04, 6: 0x04, 7: 0x08}
@@ -36,6 +41,7 @@ class Diagnostics:
         "_cleared",
         "_log",
         "_noted",
+        "broadcast",
         "bus_comm_errors",
         "bus_exceptions",
         "bus_messages",
@@ -56,6 +62,8 @@ class Diagnostics:
         self._log: deque[int] = deque(maxlen=MAX_EVENT_LOG_BYTES)
         self._cleared = False
         self._noted = False
+        self.broadcast: bool = False
+        """What is being processed is meant for all: nobody answers it."""
         self.diagnostic_register: int = 0
         self.listen_only: bool = False
         self._zero()
@@ -107,11 +115,32 @@ class Diagnostics:
         self._note_reads()
         self.bus_messages += 1
         self.server_messages += 1
-        self._log.appendleft(_RECEIVED | (_RECEIVED_LISTEN_ONLY if self.listen_only else 0))
+        self._log.appendleft(self._receive_event | (_RECEIVED_BROADCAST if self.broadcast else 0))
         if not self.listen_only or pdu in _RESTARTS:
             return True
         self.no_responses += 1
         return False
+
+    @property
+    def _receive_event(self) -> int:
+        return _RECEIVED | (_RECEIVED_LISTEN_ONLY if self.listen_only else 0)
+
+    def overheard(self, messages: int = 1) -> None:
+        """Note good messages on the line that were for others."""
+        self.bus_messages += messages
+
+    def misheard(self, frames: int, overruns: int) -> None:
+        """Note frames on the line that were not good, and characters that were lost.
+
+        Args:
+            frames: how many were not good.
+            overruns: how many characters hardware or driver lost meanwhile.
+        """
+        self._note_reads()
+        self.bus_comm_errors += frames
+        self.character_overruns += overruns
+        event = self._receive_event | _RECEIVED_MISHEARD | (_RECEIVED_OVERRUN if overruns else 0)
+        self._log.extendleft([event] * min(frames, MAX_EVENT_LOG_BYTES))
 
     def completed(self, function_code: int, exception_code: int = 0, *, answered: bool = True) -> None:
         """Note how a message ended.
@@ -127,7 +156,7 @@ class Diagnostics:
         self._log.appendleft(event | (_SENT_LISTEN_ONLY if self.listen_only else 0))
         if self._cleared:  # what cleared the counters is not the first thing they count
             return
-        if not answered:
+        if not answered or self.broadcast:
             self.no_responses += 1
         if exception_code:
             self.bus_exceptions += 1
@@ -135,6 +164,17 @@ class Diagnostics:
             self.busy += exception_code == ExceptionCode.SERVER_DEVICE_BUSY
         elif function_code != FunctionCode.GET_COMM_EVENT_COUNTER:
             self.event_count += 1
+
+    def unsent(self, *, timed_out: bool) -> None:
+        """Note that the answer to the last message did not leave.
+
+        Args:
+            timed_out: it could not; else it was given up before.
+        """
+        self._note_reads()
+        self.no_responses += 1
+        if timed_out and self._log and self._log[0] & _KIND == _SENT:
+            self._log[0] |= _SENT_IN_VAIN
 
     def _note_reads(self) -> None:
         reads, self.reads = self.reads, 0

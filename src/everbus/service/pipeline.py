@@ -5,18 +5,19 @@ The host gives frames and gets bytes, silence, or something to wait for. Nothing
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from inspect import isawaitable
 from typing import Final
 
-from everbus.errors import ExceptionResponseError, PduError, UsageError
+from everbus.errors import ConfigurationError, ExceptionResponseError, PduError, UsageError
 from everbus.observe import NULL_OBSERVER, Event, EventKind, Observer, error_text
 from everbus.protocol.codes import EXCEPTION_BIT, MAX_PDU_BYTES, ExceptionCode, FunctionCode
 from everbus.protocol.framing.base import Frame
 from everbus.protocol.pdu.base import ExceptionResponse, Response
 from everbus.protocol.pdu.table import PUBLIC, AnyRequest, FunctionTable
-from everbus.service.authorize import ALLOW_ALL, Policy
+from everbus.service.audit import AuditRecord, AuditSink, Outcome, PendingAudit, audited, denial, outcome_of
+from everbus.service.authorize import ALLOW_ALL, Decision, Policy, Verdict, access_of
 from everbus.service.context import ConnectionInfo, RequestContext
 from everbus.service.diagnostics import Diagnostics
 from everbus.service.handler import SILENT, Answer
@@ -32,6 +33,17 @@ _PLAIN_READS: Final = (
     FunctionCode.READ_HOLDING_REGISTERS,
     FunctionCode.READ_INPUT_REGISTERS,
 )
+_HEADS: Final[dict[int, int]] = dict.fromkeys(map(int, _PLAIN_READS), 5) | {
+    FunctionCode.WRITE_SINGLE_COIL: 3,
+    FunctionCode.WRITE_SINGLE_REGISTER: 3,
+    FunctionCode.WRITE_MULTIPLE_COILS: 5,
+    FunctionCode.WRITE_MULTIPLE_REGISTERS: 5,
+    FunctionCode.MASK_WRITE_REGISTER: 3,
+    FunctionCode.READ_WRITE_MULTIPLE_REGISTERS: 9,
+}
+"""How many bytes of a request say what it touches."""
+
+_UNASKED: Final = Decision(Verdict.ALLOWED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +54,11 @@ class Pending:
     request: AnyRequest
     context: RequestContext
     diagnostics: Diagnostics | None
+    audit: PendingAudit | None = None
+
+
+def _no_clock() -> float:
+    raise ConfigurationError("this policy has rates: the pipeline needs a clock")
 
 
 class Pipeline:
@@ -52,9 +69,22 @@ class Pipeline:
         policy: who may do what; decided before the unit is looked up.
         table: the function codes this server knows.
         observer: told of handlers that fail.
+        audit: told of every write and every denial.
+        clock: monotonic seconds; asked where the policy limits a rate, which it cannot without.
     """
 
-    __slots__ = ("_observer", "_plain_reads", "_policy", "_table", "_units", "exceptions")
+    __slots__ = (
+        "_audit",
+        "_clock",
+        "_heads",
+        "_observer",
+        "_open",
+        "_plain_reads",
+        "_policy",
+        "_table",
+        "_units",
+        "exceptions",
+    )
 
     def __init__(
         self,
@@ -62,13 +92,20 @@ class Pipeline:
         policy: Policy = ALLOW_ALL,
         table: FunctionTable = PUBLIC,
         observer: Observer = NULL_OBSERVER,
+        *,
+        audit: AuditSink | None = None,
+        clock: Callable[[], float] = _no_clock,
     ) -> None:
         self._units = units
         self._policy = policy
         self._table = table
         self._observer = observer
-        # The short way answers public reads without asking the policy or the table.
-        self._plain_reads = policy.unconditional and table.agrees(PUBLIC, _PLAIN_READS)
+        self._audit = audit
+        self._clock = clock
+        self._open = policy.unconditional
+        # The short way answers public reads without asking the table, nor the policy what it has allowed before.
+        self._plain_reads = table.agrees(PUBLIC, _PLAIN_READS)
+        self._heads = {code: size for code, size in _HEADS.items() if table.agrees(PUBLIC, [code])}
         self.exceptions: int = 0
         """Exception responses given since the start."""
 
@@ -76,7 +113,19 @@ class Pipeline:
         """The response PDU to a request, or what to wait for, or None: stay silent."""
         unit, pdu, _ = frame
         station = self._units.station(unit)
-        if self._plain_reads and station is not None and (local := station.local) is not None:
+        if (
+            self._plain_reads
+            and station is not None
+            and (local := station.local) is not None
+            and (
+                self._open
+                or (
+                    (access := connection.access) is not None
+                    and access.policy is self._policy
+                    and (unit, pdu) in access.known
+                )
+            )
+        ):
             try:
                 answer = local.answer_wire(pdu)
             except Exception as error:  # noqa: BLE001  as below
@@ -99,29 +148,81 @@ class Pipeline:
             return self._exception(code, error.exception_code, diagnostics)
         context = RequestContext(connection, frame.unit, frame.transaction)
         try:
-            if not self._policy.allows(request, context):
-                return self._exception(code, ExceptionCode.ILLEGAL_FUNCTION, diagnostics)
-            if station is None:
-                return self._exception(code, self._units.unknown.value, None)
+            decision = _UNASKED if self._open else self._decide(request, frame.pdu, context)
+        except Exception as error:  # noqa: BLE001  somebody else's policy: what cannot be decided is not done
+            return self._refuse(error, code, context, diagnostics)
+        if not decision.allowed:
+            self._tell([denial(request, context, decision)])
+            return self._exception(code, decision.exception_code, diagnostics)
+        if station is None:
+            return self._exception(code, self._units.unknown.value, None)
+        return self._execute(request, context, station, decision)
+
+    def _decide(self, request: AnyRequest, pdu: bytes, context: RequestContext) -> Decision:
+        """Ask what the policy made of this connection; remember what is always allowed."""
+        connection = context.connection
+        access = connection.access
+        if access is None or access.policy is not self._policy:
+            access = access_of(self._policy, connection)
+            object.__setattr__(connection, "access", access)
+        head = pdu[: self._heads.get(pdu[0], 0)]
+        decision = access.known.get((context.unit, head))
+        if decision is None:
+            decision = access.decide(request, context, self._clock)
+            if decision.lasting and head:
+                access.remember(context.unit, head, decision)
+        return decision
+
+    def _execute(
+        self, request: AnyRequest, context: RequestContext, station: Station, decision: Decision
+    ) -> bytes | Pending | None:
+        audit = None
+        try:
+            if self._audit is not None and audited(request):
+                audit = PendingAudit(request, context, decision, station.handler)
             answer = station.handler.handle(request, context)
             if not isinstance(answer, Response) and isawaitable(answer):
-                return Pending(answer, request, context, diagnostics)
-            return self._encode(answer, request, diagnostics)
+                return Pending(answer, request, context, station.diagnostics, audit)
+            pdu = self._encode(answer, request, station.diagnostics)
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # noqa: BLE001  whatever a handler raises is answered, CancelledError too
-            return self._refuse(error, code, context, diagnostics)
+            pdu = self._refuse(error, request.function_code, context, station.diagnostics)
+        return self._audited(audit, pdu)
 
     def settle(self, pending: Pending, answer: Answer) -> bytes | None:
         """The response PDU of what an awaited handler returned; None: stay silent."""
         try:
-            return self._encode(answer, pending.request, pending.diagnostics)
+            pdu = self._encode(answer, pending.request, pending.diagnostics)
         except Exception as error:  # noqa: BLE001  a response that cannot be sent is the handler's failure
             return self.fail(pending, error)
+        return self._audited(pending.audit, pdu)
 
     def fail(self, pending: Pending, error: BaseException) -> bytes | None:
         """The exception response for what an awaited handler raised."""
-        return self._refuse(error, pending.request.function_code, pending.context, pending.diagnostics)
+        pdu = self._refuse(error, pending.request.function_code, pending.context, pending.diagnostics)
+        return self._audited(pending.audit, pdu)
+
+    def abandon(self, pending: Pending) -> None:
+        """Nobody waits for an awaited handler any more, as when its connection has ended: note what it was to write."""
+        if pending.audit is not None:
+            self._tell(pending.audit.records(Outcome(abandoned=True)))
+
+    def _audited(self, audit: PendingAudit | None, pdu: bytes | None) -> bytes | None:
+        """Note a write that is answered with this."""
+        if audit is not None:
+            self._tell(audit.records(outcome_of(pdu)))
+        return pdu
+
+    def _tell(self, records: Iterable[AuditRecord]) -> None:
+        if self._audit is None:
+            return
+        try:
+            for record in records:
+                self._audit.record(record)
+        except Exception as error:  # noqa: BLE001  somebody else's sink: the request is answered all the same
+            event = Event(EventKind.HANDLER_FAILED, reason="audit", detail=error_text(error), error=error)
+            self._observer.notify(event)
 
     def _encode(self, answer: object, request: AnyRequest, diagnostics: Diagnostics | None) -> bytes | None:
         """The bytes of what a handler returned, if it can answer the request."""

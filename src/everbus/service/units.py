@@ -77,6 +77,16 @@ class Units:
         return self._stations.get(unit, self._default)
 
     @property
+    def devices(self) -> dict[int, Station]:
+        """Each device once, by the first unit that it answers for; by 0 if it answers for all."""
+        if self._default is not None:
+            return {0: self._default}
+        first: dict[int, int] = {}
+        for unit, station in self._stations.items():
+            first.setdefault(id(station), unit)
+        return {unit: self._stations[unit] for unit in first.values()}
+
+    @property
     def handlers(self) -> list[Handler]:
         """Every handler once."""
         stations = [*self._stations.values(), *([self._default] if self._default else [])]

@@ -1,4 +1,5 @@
-/* A libmodbus client: client PORT UNIT. Each line on stdin is a call: its kind and arguments, a list
+/* A libmodbus client: client PORT UNIT, a port of TCP, or the path of a serial one (115200 baud, no
+ * parity). Each line on stdin is a call: its kind and arguments, a list
  * with its length before it, bytes in hexadecimal. Each line on stdout is the answer, in JSON. */
 #include <errno.h>
 #include <modbus.h>
@@ -76,7 +77,7 @@ static void server_id(modbus_t *modbus) {
 /* A request as it stands, and the PDU that comes back. */
 static void custom(modbus_t *modbus, int unit) {
     uint8_t request[1 + MODBUS_MAX_PDU_LENGTH] = {(uint8_t)unit}, response[MODBUS_TCP_MAX_ADU_LENGTH];
-    int size = 1, header = modbus_get_header_length(modbus);
+    int size = 1, header = modbus_get_header_length(modbus), check = header == 1 ? 2 : 0;
     unsigned byte;
     for (char *hex = strtok(NULL, " \n"); hex != NULL && sscanf(hex, "%2x", &byte) == 1; hex += 2)
         request[size++] = (uint8_t)byte;
@@ -86,7 +87,7 @@ static void custom(modbus_t *modbus, int unit) {
     } else if (response[header] & 0x80) {
         printf("{\"exception\": %d}\n", response[header + 1]);
     } else {
-        print_hex(response + header, size - header);
+        print_hex(response + header, size - header - check);
         printf("\n");
     }
 }
@@ -173,7 +174,8 @@ int main(int argc, char **argv) {
     if (argc != 3)
         return 2;
     int unit = atoi(argv[2]);
-    modbus_t *modbus = modbus_new_tcp("127.0.0.1", atoi(argv[1]));
+    modbus_t *modbus =
+        argv[1][0] == '/' ? modbus_new_rtu(argv[1], 115200, 'N', 8, 1) : modbus_new_tcp("127.0.0.1", atoi(argv[1]));
     modbus_set_response_timeout(modbus, 5, 0);
     if (modbus_set_slave(modbus, unit) == -1 || modbus_connect(modbus) == -1) {
         fprintf(stderr, "%s\n", modbus_strerror(errno));

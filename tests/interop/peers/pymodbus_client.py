@@ -1,4 +1,8 @@
-"""A pymodbus client: ``pymodbus_client.py sync|async PORT UNIT``, calls on stdin, answers on stdout."""
+"""A pymodbus client: ``pymodbus_client.py sync|async PORT UNIT``, calls on stdin, answers on stdout.
+
+PORT is one of TCP; or the path of a serial port, with 115200 baud and no parity; or ``udp:PORT``,
+``rtu+tcp:PORT``, ``ascii+tcp:PORT``.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +13,15 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from pymodbus import ModbusException
-from pymodbus.client import AsyncModbusTcpClient, ModbusTcpClient
+from pymodbus import FramerType, ModbusException
+from pymodbus.client import (
+    AsyncModbusSerialClient,
+    AsyncModbusTcpClient,
+    AsyncModbusUdpClient,
+    ModbusSerialClient,
+    ModbusTcpClient,
+    ModbusUdpClient,
+)
 from pymodbus.pdu.file_message import FileRecord
 
 
@@ -148,8 +159,21 @@ async def answer(known: dict[str, Callable[..., Call]], kind: str, *arguments: A
     return {"exception": response.exception_code} if response.isError() else words(response)
 
 
-async def main(mode: str, port: int, unit: int) -> None:
-    client = (AsyncModbusTcpClient if mode == "async" else ModbusTcpClient)("127.0.0.1", port=port, timeout=5)
+def new_client(mode: str, port: str) -> Any:
+    if port.startswith("/"):
+        kind = AsyncModbusSerialClient if mode == "async" else ModbusSerialClient
+        return kind(port, baudrate=115200, timeout=5)
+    scheme, _, number = port.rpartition(":")
+    if scheme == "udp":
+        kind = AsyncModbusUdpClient if mode == "async" else ModbusUdpClient
+    else:
+        kind = AsyncModbusTcpClient if mode == "async" else ModbusTcpClient
+    framer = FramerType(scheme.removesuffix("+tcp")) if "+" in scheme else FramerType.SOCKET
+    return kind("127.0.0.1", port=int(number), timeout=5, framer=framer)
+
+
+async def main(mode: str, port: str, unit: int) -> None:
+    client = new_client(mode, port)
     connected = client.connect()
     assert (await connected) if inspect.isawaitable(connected) else connected
     known = calls(client, unit)
@@ -159,4 +183,4 @@ async def main(mode: str, port: int, unit: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
+    asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))

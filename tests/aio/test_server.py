@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import uvloop
 
-from everbus.aio.logs import LogObserver
 from everbus.aio.server import Server
 from everbus.aio.statistics import Drained
 from everbus.client.endpoint import Endpoint
 from everbus.errors import ConfigurationError, ConnectError, ServerStateError
 from everbus.limits import Limits
+from everbus.logs import LogObserver
 from everbus.protocol.pdu.registers import ReadHoldingRegistersResponse
 from everbus.protocol.pdu.table import AnyRequest
 from everbus.service.bank import Bank

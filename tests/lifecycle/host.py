@@ -19,9 +19,9 @@ from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
-from everbus.aio.logs import LogObserver
 from everbus.aio.server import Server
 from everbus.limits import Limits
+from everbus.logs import LogObserver
 from everbus.observe import Event
 from everbus.resources import descriptor_count
 from everbus.service.local import LocalDevice

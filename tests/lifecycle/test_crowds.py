@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from everbus.aio.logs import LogObserver
+from everbus.logs import LogObserver
 from everbus.observe import Event, EventKind
 from tests.lifecycle.processes import ServerProcess, hosting, script
 from tests.lifecycle.support import (

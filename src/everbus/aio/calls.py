@@ -78,10 +78,10 @@ class Call:
     error: BaseException | None
 
     def __init__(self, unit: int, request: Any, pdu: bytes, started: float, until: float) -> None:
-        self.unit = unit
-        self.request = request
-        self.pdu = pdu
-        self.started = started
+        self.unit: int = unit
+        self.request: Any = request
+        self.pdu: bytes = pdu
+        self.started: float = started
         self.until = until
         self.state = YOURS
         self.placed = False

@@ -15,7 +15,9 @@ from everbus.client.endpoint import Endpoint, as_endpoint
 from everbus.client.exchange import Exchange
 from everbus.client.health import ClientStatistics, Health
 from everbus.client.options import ClientOptions
+from everbus.client_log import ClientLog
 from everbus.maps.planner import HoleMap
+from everbus.observe import Observer
 from everbus.protocol.client_session import Matching
 from everbus.protocol.pdu.base import Request, Response
 from everbus.protocol.pdu.table import PUBLIC, FunctionTable
@@ -44,6 +46,8 @@ class AsyncClient:
         retry_busy_s: repeat after this pause what was answered with exception 06, busy.
         source: local address to connect from.
         table: the function codes that the client knows; extend ``PUBLIC`` for custom ones.
+        observer: told of connections that are made, not made, lost or given up; by default they are
+            logged as ``everbus.client``.
         persistent: connect again by itself whenever the connection has ended, from ``connect`` on.
 
     Raises:
@@ -68,6 +72,7 @@ class AsyncClient:
         retry_busy_s: float | None = None,
         source: str = "",
         table: FunctionTable = PUBLIC,
+        observer: Observer | None = None,
         # async only
         persistent: bool = False,
         # end of async only
@@ -90,7 +95,7 @@ class AsyncClient:
         """Its bounds."""
         self.holes: HoleMap = HoleMap()
         """What reads of points do not pass over: learned from refusals, or declared by you."""
-        self._health = Health()
+        self._health = Health(str(self.endpoint), observer or ClientLog())
         self._exchange = Exchange(self.endpoint, self.options, monotonic, self._health)
         self._driver = Driver(self.endpoint, self.options, self._health, self._exchange)
         # async only

@@ -156,14 +156,14 @@ class Connector:
             # All of connect_timeout_s: each who waits has a deadline of its own.
             await self._opener.open(link, self._options.connect_timeout_s)
         except ConnectError as error:
-            self._health.connect_failures += 1
+            self._health.connect_failed(error)
             self._backoff.failed(monotonic(), error)
             raise
         if self.closed:
             link.close(CLOSED)
             raise ServerStateError("this client was closed while it connected")
         self.link = link
-        self._health.connects += 1
+        self._health.connected()
         self._backoff.connected(monotonic())
         self.pacing.connected(monotonic())
         self._up.set()
@@ -172,9 +172,10 @@ class Connector:
     # Its end
 
     def _lost(self, link: Link) -> None:
-        self._health.session_ended(link.session.statistics(), link.reason if link.reason != CLOSED else "")
-        if not link.reason:
-            self._health.lost += 1
+        broken = link.reason if link.reason != CLOSED else ""
+        self._health.session_ended(
+            link.session.statistics(), broken, by_peer=not link.reason, error=link.session.fault or link.error
+        )
         if link is self.link:
             self.link = None
             answered = link.session.statistics().completed > 0

@@ -66,6 +66,8 @@ class Link(asyncio.BufferedProtocol):
         """Done when the socket is closed."""
         self.reason: str = ""
         """Why we gave it up; empty: the peer ended it."""
+        self.error: Exception | None = None
+        """By which it ended."""
 
     @property
     def usable(self) -> bool:
@@ -157,11 +159,12 @@ class Link(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        self.error = _named(exc) if isinstance(exc, SSLError) else exc
         self.closed.set_result(None)
         self._on_lost(self)
         calls, self._asked = list(self._asked.values()), {}
-        cause = self.session.fault or (_named(exc) if isinstance(exc, SSLError) else exc)
         for call in calls:
+            cause = self.session.fault or self.error
             error = lost_error(self._endpoint, self.reason, cause, "before the answer came")
             self._resume(call, None, error)
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 from everbus.aio.connection import Shared
 from everbus.aio.doors import Doors, Port
 from everbus.aio.listener import Listener, resolve
-from everbus.aio.logs import LogObserver
 from everbus.aio.reception import Reception
 from everbus.aio.registry import Registry
 from everbus.aio.statistics import Drained, Forced, ServerStatistics
@@ -21,6 +20,7 @@ from everbus.aio.vitals import Vitals, open_descriptors
 from everbus.client.endpoint import DEFAULT_SERVER_ENDPOINT, Endpoint, parse_endpoint
 from everbus.errors import ServerStateError, UsageError
 from everbus.limits import Limits
+from everbus.logs import LogObserver
 from everbus.observe import Event, EventKind, Observer
 from everbus.protocol.framing.mbap import MbapFramer
 from everbus.protocol.pdu.table import PUBLIC, FunctionTable

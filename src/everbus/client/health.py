@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from everbus.errors import (
     ConnectError,
@@ -12,7 +13,11 @@ from everbus.errors import (
     ModbusTimeoutError,
     PeerError,
 )
+from everbus.observe import NULL_OBSERVER, Event, EventKind, Observer
 from everbus.protocol.client_session import SessionStatistics
+
+_ODD: Final = ("late", "unknown", "mismatched", "lenient")
+"""What a session counts that is not as it should be."""
 
 __all__ = ["ClientStatistics", "Health", "UnitHealth"]
 
@@ -78,9 +83,16 @@ class _Unit:
 
 
 class Health:
-    """Counts. One of each client; whoever makes exchanges tells it."""
+    """Counts, and tells of connections. One of each client; whoever makes exchanges tells it.
+
+    Args:
+        peer: whom the client asks, for events.
+        observer: told of connections: made, not made, lost, given up.
+    """
 
     __slots__ = (
+        "_observer",
+        "_peer",
         "_sessions",
         "_units",
         "attempts",
@@ -94,7 +106,9 @@ class Health:
         "retries",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, peer: str = "", observer: Observer = NULL_OBSERVER) -> None:
+        self._peer = peer
+        self._observer = observer
         self.calls: int = 0
         self.attempts: int = 0
         self.retries: int = 0
@@ -147,12 +161,39 @@ class Health:
         name = type(error).__name__
         self.failed[name] = self.failed.get(name, 0) + 1
 
-    def session_ended(self, statistics: SessionStatistics, broken: str) -> None:
-        """A connection is over; what its session counted is kept. ``broken``: why it was given up, if it was."""
+    def connected(self) -> None:
+        """A connection is up."""
+        self.connects += 1
+        self._tell(EventKind.CLIENT_CONNECTED, "start" if self.connects == 1 else "again")
+
+    def connect_failed(self, error: ModbusError) -> None:
+        """A try to connect has failed."""
+        self.connect_failures += 1
+        self._tell(EventKind.CLIENT_CONNECT_FAILED, detail=str(error), error=error)
+
+    def session_ended(
+        self, statistics: SessionStatistics, broken: str, *, by_peer: bool = False, error: Exception | None = None
+    ) -> None:
+        """A connection is over; what its session counted is kept.
+
+        Args:
+            statistics: of the session.
+            broken: why it was given up, if it was.
+            by_peer: the peer ended it.
+            error: by which it ended.
+        """
         for name in SessionStatistics.__slots__:
             self._sessions[name] = self._sessions.get(name, 0) + getattr(statistics, name)
+        seen = ", ".join(f"{getattr(statistics, name)} {name}" for name in _ODD if getattr(statistics, name))
+        if by_peer:
+            self.lost += 1
+            self._tell(EventKind.CLIENT_LOST, detail=", ".join(filter(None, (str(error or ""), seen))), error=error)
         if broken:
             self.replaced[broken] = self.replaced.get(broken, 0) + 1
+            self._tell(EventKind.CLIENT_REPLACED, broken, seen, error)
+
+    def _tell(self, kind: EventKind, reason: str = "", detail: str = "", error: Exception | None = None) -> None:
+        self._observer.notify(Event(kind, self._peer, reason, detail, error=error))
 
     def statistics(self, current: SessionStatistics | None = None) -> ClientStatistics:
         """A snapshot; ``current``: of the session that is running."""

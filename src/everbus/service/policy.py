@@ -223,10 +223,10 @@ class _Compiled:
         self._spans: dict[str | None, list[tuple[int, int]]] = {}
         for span in rule.spans:
             self._spans.setdefault(span.table, []).append((span.address, span.end))
-        self.name = rule.name
-        self.allow = rule.allow
-        self.rate = rule.rate_per_s
-        self.allowed = Decision(Verdict.ALLOWED, rule.name, lasting=True)
+        self.name: str = rule.name
+        self.allow: bool = rule.allow
+        self.rate: float | None = rule.rate_per_s
+        self.allowed: Decision = Decision(Verdict.ALLOWED, rule.name, lasting=True)
 
     def concerns(self, connection: ConnectionInfo, address: IPv4Address | IPv6Address | None) -> bool:
         """Whether it is about this peer."""
@@ -279,7 +279,7 @@ class _RuleAccess:
     __slots__ = ("_buckets", "_narrowed", "_rules", "known", "policy")
 
     def __init__(self, policy: RulePolicy, rules: list[_Compiled], buckets: _Buckets) -> None:
-        self.policy = policy
+        self.policy: RulePolicy = policy
         self._rules = rules
         self._buckets = buckets
         self._narrowed: dict[tuple[int, int, Kind], list[_Compiled]] = {}

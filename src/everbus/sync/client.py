@@ -12,7 +12,9 @@ from everbus.client.endpoint import Endpoint, as_endpoint
 from everbus.client.exchange import Exchange
 from everbus.client.health import ClientStatistics, Health
 from everbus.client.options import ClientOptions
+from everbus.client_log import ClientLog
 from everbus.maps.planner import HoleMap
+from everbus.observe import Observer
 from everbus.protocol.client_session import Matching
 from everbus.protocol.pdu.base import Request, Response
 from everbus.protocol.pdu.table import PUBLIC, FunctionTable
@@ -43,6 +45,8 @@ class Client:
         retry_busy_s: repeat after this pause what was answered with exception 06, busy.
         source: local address to connect from.
         table: the function codes that the client knows; extend ``PUBLIC`` for custom ones.
+        observer: told of connections that are made, not made, lost or given up; by default they are
+            logged as ``everbus.client``.
 
     Raises:
         ConfigurationError: the endpoint is not one, or an option cannot work.
@@ -66,6 +70,7 @@ class Client:
         retry_busy_s: float | None = None,
         source: str = "",
         table: FunctionTable = PUBLIC,
+        observer: Observer | None = None,
     ) -> None:
         self.endpoint: Endpoint = as_endpoint(endpoint)
         """The peer."""
@@ -85,7 +90,7 @@ class Client:
         """Its bounds."""
         self.holes: HoleMap = HoleMap()
         """What reads of points do not pass over: learned from refusals, or declared by you."""
-        self._health = Health()
+        self._health = Health(str(self.endpoint), observer or ClientLog())
         self._exchange = Exchange(self.endpoint, self.options, monotonic, self._health)
         self._driver = Driver(self.endpoint, self.options, self._health, self._exchange)
 

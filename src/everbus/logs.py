@@ -18,6 +18,7 @@ __all__ = ["LogObserver"]
 _LEVELS: Final = {
     EventKind.CONNECTION_OPENED: logging.DEBUG,
     EventKind.CONNECTION_CLOSED: logging.DEBUG,
+    EventKind.CLIENT_CONNECTED: logging.DEBUG,
     EventKind.LISTENER_OPENED: logging.DEBUG,
     EventKind.DESCRIPTORS_NORMAL: logging.INFO,
     EventKind.HANDLER_FAILED: logging.ERROR,
@@ -116,6 +117,8 @@ def _place(error: BaseException) -> str:
 
 def _level(event: Event) -> int:
     if event.kind is EventKind.CONNECTION_CLOSED and event.reason in _CLOSED_BY_US:
+        return logging.INFO
+    if event.kind is EventKind.CLIENT_CONNECTED and event.reason == "again":
         return logging.INFO
     if event.kind in (EventKind.LISTENER_OPENED, EventKind.PORT_OPENED) and event.reason == "again":
         return logging.WARNING

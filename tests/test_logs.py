@@ -5,7 +5,7 @@ from typing import cast
 
 import pytest
 
-from everbus.aio.logs import LogObserver
+from everbus.logs import LogObserver
 from everbus.observe import Event, EventKind
 
 REFUSED = EventKind.CONNECTION_REFUSED

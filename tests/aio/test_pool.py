@@ -11,12 +11,14 @@ from everbus.client.pool_core import PoolOptions
 from everbus.errors import (
     ConfigurationError,
     ConnectError,
+    ExceptionResponseError,
     ModbusError,
     ModbusTimeoutError,
     PoolExhaustedError,
     UsageError,
 )
 from everbus.maps.notation import parse_point
+from everbus.protocol.codes import ExceptionCode
 from everbus.service.bank import Bank
 from everbus.testing import ScriptedPeer, scripted
 from tests.aio.wire import until
@@ -231,3 +233,12 @@ async def test_a_pool_that_closes_while_a_connection_is_checked_says_so(monkeypa
         monkeypatch.undo()
         await pool.close()
         assert pool.statistics().links == 0
+
+
+async def test_an_exception_of_the_device_costs_no_connection() -> None:
+    with ScriptedPeer(scripted.exception(ExceptionCode.ILLEGAL_DATA_ADDRESS)) as peer:
+        async with AsyncPool() as pool:
+            for _ in range(3):
+                with pytest.raises(ExceptionResponseError):
+                    await pool.unit(peer.url).read_coils(0, 1)
+        assert peer.connections == 1

@@ -12,6 +12,7 @@ from time import monotonic
 import pytest
 
 from everbus.aio.client import AsyncClient
+from everbus.aio.pool import AsyncPool
 from everbus.client.pacing import QUIET_S, TURNAROUND_S
 from everbus.errors import ConnectError, ConnectionLostError, ModbusTimeoutError
 from everbus.protocol.framing.rtu import RtuFramer
@@ -154,4 +155,21 @@ async def test_ascii_on_a_serial_line(line: Device) -> None:
         assert await line.receive(17) == b":110300000001EB\r\n"
         line.send(b":110302002AC0\r\n")
         assert await reading == [42]
+    line.unplug()
+
+
+@pytest.mark.slow
+async def test_a_pool_keeps_the_line_and_whom_it_may_not_ask(line: Device) -> None:
+    late = iter([0.15] * 10)
+    async with devices(line, lambda _: next(late, 0.0)) as asked, AsyncPool(timeout_s=0.1, retries=0) as pool:
+        right = 0
+        while right < 5:
+            address = len(asked) % 200
+            try:
+                assert await pool.unit(line.endpoint()).read_holding_registers(address, 1) == [value(1, address)]
+                right += 1
+            except (ConnectError, ModbusTimeoutError):
+                await asyncio.sleep(0.01)
+        assert next(late, None) is None
+        assert pool.statistics().opened == 1
     line.unplug()

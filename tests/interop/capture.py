@@ -35,9 +35,9 @@ class Dissected:
 
 
 @contextmanager
-def capturing(port: int, file: Path) -> Iterator[None]:
-    """Record a port of the loopback into a file; needs the right to capture."""
-    command = ["dumpcap", "-q", "-P", "-i", "lo", "-f", f"tcp port {port}", "-w", str(file)]
+def capturing(port: int, file: Path, transport: str = "tcp") -> Iterator[None]:
+    """Record a port of the loopback, of TCP or UDP, into a file; needs the right to capture."""
+    command = ["dumpcap", "-q", "-P", "-i", "lo", "-f", f"{transport} port {port}", "-w", str(file)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stderr is not None

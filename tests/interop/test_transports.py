@@ -1,21 +1,28 @@
-"""UDP, and RTU and ASCII frames over TCP: a foreign client with ``everbus serve`` at the other end."""
+"""UDP, and RTU and ASCII frames over TCP: foreign stacks with ``everbus serve`` at the other end."""
 
 from __future__ import annotations
 
 import socket
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 import pytest
 
-from tests.interop.ours import answers, run
-from tests.interop.plan import READS, effects, steps_for
+from everbus.protocol.framing.base import Frame
+from everbus.protocol.framing.mbap import MbapFramer
+from everbus.protocol.framing.rtu import RtuFramer
+from tests.interop.capture import capturing, wait_for
+from tests.interop.ours import answers, request_of, run
+from tests.interop.plan import PLAIN, PLAN, READS, effects, steps_for
 from tests.interop.stacks import PYMODBUS_CLIENT
-from tests.interop.support import PEERS, Device, everbus_serve, peer_answers, python_with
+from tests.interop.support import PEERS, Device, everbus_serve, needs, peer_answers, python_with
 from tools.environments import PYMODBUS
 
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(300)]
 
+LAST: Final = b"\x08\0\0\xe5\x5a"
 LEFT_OUT: Final = {
     "udp": set[str](),
     "rtu+tcp": {"other_unit", "fifo", "query_data"},
@@ -56,3 +63,46 @@ def test_pymodbus(ports: dict[str, int], device: Device, scheme: str, mode: str)
     assert peer_answers(command, f"{scheme}:{ports[scheme]}", unit, steps) == answers(steps)
     left = effects(kinds)
     assert run(device.port, left, unit) == answers(left)
+
+
+def exchange(scheme: str, port: int, unit: int, pdus: list[bytes]) -> None:
+    """Send requests in the frames of a transport, each once the one before is answered."""
+    kind = socket.SOCK_DGRAM if scheme == "udp" else socket.SOCK_STREAM
+    outgoing, incoming = (MbapFramer(),) * 2 if scheme == "udp" else (RtuFramer("request"), RtuFramer("response"))
+    with socket.socket(socket.AF_INET, kind) as sock:
+        sock.settimeout(10)
+        sock.connect(("127.0.0.1", port))
+        for number, pdu in enumerate(pdus):
+            sock.sendall(outgoing.encode(unit, pdu, number))
+            frames: list[Frame] = []
+            while not frames:
+                frames = incoming.feed(sock.recv(300))
+
+
+@pytest.mark.parametrize(("scheme", "rule"), [("udp", "udp.port=={},mbudp"), ("rtu+tcp", "tcp.port=={},mbrtu")])
+def test_wireshark_reads_every_frame(
+    ports: dict[str, int], device: Device, tmp_path: Path, scheme: str, rule: str
+) -> None:
+    needs("tshark", "dumpcap", package="tshark")
+    unit, port, file = device.fresh_unit(), ports[scheme], tmp_path / "recorded.pcap"
+    steps = [step for step in PLAN if step.kind in PLAIN and not step.far]
+    pdus = [request_of(step).encode() for step in steps] + [LAST]
+    with capturing(port, file, scheme.rpartition("+")[2]):
+        exchange(scheme, port, unit, pdus)
+        wait_for(LAST, file, times=2)
+    dissect = ["tshark", "-r", str(file), "-d", rule.format(port), "-o", "mbrtu.crc_verification:TRUE"]
+    heads = ["mbtcp.trans_id", "mbtcp.unit_id", "mbrtu.unit_id", "modbus.func_code"]
+    wanted = [option for field in (*heads, "mbrtu.crc16.status", "_ws.malformed") for option in ("-e", field)]
+    shown = subprocess.run(
+        [*dissect, "-Y", "mbudp or mbrtu", "-T", "fields", *wanted], capture_output=True, text=True, check=True
+    )
+    found = [line.split("\t") for line in shown.stdout.splitlines()]
+    twice = [(number, pdu[0]) for number, pdu in enumerate(pdus) for _ in ("request", "response")]
+    ids = scheme == "udp"
+    assert [line[:4] for line in found] == [
+        [str(number) if ids else "", str(unit) if ids else "", "" if ids else str(unit), str(code)]
+        for number, code in twice
+    ]
+    assert {tuple(line[4:]) for line in found} == {("", "") if ids else ("1", "")}, (
+        "the CRC is right, nothing is malformed"
+    )

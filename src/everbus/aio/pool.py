@@ -73,12 +73,12 @@ class AsyncPool:
         """
         where = as_endpoint(endpoint)
         grant = await self._acquire(where)
-        clean = False
+        client: AsyncClient | None = None
         try:
             client = await self._prepared(grant, where)
             yield client
-            clean = client.clean
         finally:
+            clean = client is not None and client.clean
             self._carry_out(self._core.release(grant.token, monotonic(), clean=clean))
 
     async def _acquire(self, endpoint: Endpoint) -> Grant:

@@ -111,13 +111,16 @@ class Client:
 
     @property
     def clean(self) -> bool:
-        """Everything asked was answered, and nothing else is under way: anybody may go on from here."""
+        """Everything asked was answered, and nothing else is under way: anybody may go on from here.
+
+        A serial line always may: its client remembers who still owes an answer, and nobody else does.
+        """
         session = self._driver.session
-        return session is not None and session.clean
+        return self.endpoint.serial is not None or (session is not None and session.clean)
 
     def check(self) -> bool:
-        """Whether the connection is still up, as far as the system knows by now; nothing is sent."""
-        return self._driver.check()
+        """Whether it can be used on, as far as the system knows by now; nothing is sent. A serial line always can."""
+        return self.endpoint.serial is not None or self._driver.check()
 
     def unit(self, number: int) -> Unit:
         """The unit with this number, 0..255 (spec.md 4.3). Devices that are no gateways mostly answer any.

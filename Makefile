@@ -13,7 +13,7 @@ DEV := .venv/.dev-installed
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 COMPILE := --quiet --upgrade --strip-extras --no-header --no-annotate \
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host
-QUICK := -m pytest -q -m "not slow" -n 2
+QUICK := -m pytest -q -m "not slow" -n 3
 SOAK_S := 600
 FUZZ_S := 60
 

@@ -260,3 +260,9 @@ def test_overruns_are_those_since_the_last_look(device: Device) -> None:
         driver.overruns = (9, 3)
         assert port.new_overruns() == 5
         assert port.new_overruns() == 0
+
+
+@pytest.mark.parametrize(("bytesize", "parity"), [(7, "N"), (8, "N"), (8, "E"), (7, "E")])
+def test_it_can_be_opened_again_and_again(device: Device, bytesize: int, parity: str) -> None:
+    for _ in range(3):
+        open_port(str(device.path), SerialSettings(19200, bytesize, parity)).close()

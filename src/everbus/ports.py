@@ -199,6 +199,7 @@ def _set_up(serialx: Any, path: str, number: int, settings: SerialSettings) -> N
         raise OSError(errno.EBUSY, "it is locked") from error
     fcntl.ioctl(number, termios.TIOCEXCL)
     time.sleep(_SETTLING_S)
+    _make_it_a_change(number)
     port = serialx.Serial(
         path,
         settings.baudrate,
@@ -210,6 +211,13 @@ def _set_up(serialx: Any, path: str, number: int, settings: SerialSettings) -> N
     )
     port.reconfigure_port()
     _check_parity(number, settings)
+
+
+def _make_it_a_change(number: int) -> None:
+    """Let what is set next differ from what is: else glibc takes parity that a pty has not for an error."""
+    attributes = termios.tcgetattr(number)
+    attributes[0] ^= termios.INPCK | termios.IGNBRK
+    termios.tcsetattr(number, termios.TCSANOW, attributes)
 
 
 def _identity(number: int) -> tuple[int, int]:

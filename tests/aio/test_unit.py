@@ -108,6 +108,21 @@ async def test_one_silent_unit_costs_its_own_points() -> None:
         assert isinstance(readings[1].error, ModbusTimeoutError)
 
 
+async def test_a_unit_that_answers_nothing_is_asked_once() -> None:
+    def script(turn: scripted.Turn) -> None:
+        silent = turn.frame.unit == 5 or turn.frame.pdu[1:3] == b"\x03\xe8"
+        (scripted.silent if silent else scripted.answer)(turn)
+
+    with ScriptedPeer(script) as peer:
+        async with AsyncClient(peer.url, timeout_s=0.05, retries=0) as client:
+            points = [parse_point(text) for text in ("5/h@0", "h@0", "5/h@1000", "h@1000", "5/c@0", "c@0")]
+            readings = await client.unit(1).read_points(points)
+        assert [reading.value for reading in readings] == [None, 0, None, None, None, False]
+        assert readings[0].error is readings[2].error is readings[4].error
+        asked = [received.frame.unit for received in peer.requests]
+        assert (asked.count(5), asked.count(1)) == (1, 3)
+
+
 async def test_where_nobody_is_no_point_is_read() -> None:
     with ScriptedPeer() as peer:
         peer.stop_listening()

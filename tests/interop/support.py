@@ -34,6 +34,7 @@ __all__ = [
     "peer_answers",
     "python_with",
     "serving",
+    "started",
 ]
 
 HERE: Final = Path(__file__).parent
@@ -170,20 +171,27 @@ def methods_not_called(python: Path, where: str, program: Path) -> set[str]:
 
 
 @contextmanager
-def serving(*command: str | Path) -> Iterator[tuple[int, int]]:
-    """A foreign server; its port and pid.
+def started(*command: str | Path) -> Iterator[tuple[str, int]]:
+    """A foreign server; the line that it prints, which says where it is, and its pid.
 
-    Its program prints the port that it will listen on. It finds the plan on its path, and ends with
-    the block.
+    Its program finds the plan on its path, and ends with the block.
     """
     environ = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen([*command], stdout=subprocess.PIPE, env=environ, text=True) as process:
         try:
             assert process.stdout is not None
-            port = int(process.stdout.readline())
-            address = f"127.0.0.1:{port}"
-            _wait_for(lambda: address in listening_addresses(process.pid), f"{command} does not listen on port {port}")
-            yield port, process.pid
+            line = process.stdout.readline().strip()
+            assert line, f"{command} is not ready: {process.wait(_START_S)}"
+            yield line, process.pid
             assert process.poll() is None, f"{command} ended by itself: {process.returncode}"
         finally:
             process.kill()
+
+
+@contextmanager
+def serving(*command: str | Path) -> Iterator[tuple[int, int]]:
+    """A foreign server that listens on TCP; its port and pid. Its program prints the port that it will listen on."""
+    with started(*command) as (port, pid):
+        address = f"127.0.0.1:{port}"
+        _wait_for(lambda: address in listening_addresses(pid), f"{command} does not listen on port {port}")
+        yield int(port), pid

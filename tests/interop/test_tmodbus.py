@@ -22,12 +22,17 @@ NOT_SERVED: Final = KINDS - TMODBUS_SERVER.kinds
 """Kinds that ``tmodbus_server.py`` gives no handler: they get exception 01."""
 
 
-@pytest.fixture(scope="session")
-def python() -> Path:
+def newer_with(requirement: str) -> Path:
+    """The Python of an environment with tmodbus installed; skips where it cannot be had."""
     newer = newer_python((3, 12))
     if newer is None:
         pytest.skip("tmodbus needs Python 3.12 or later, and there is none: install one, with its venv module")
-    return python_with(TMODBUS, newer)
+    return python_with(requirement, newer)
+
+
+@pytest.fixture(scope="session")
+def python() -> Path:
+    return newer_with(TMODBUS)
 
 
 def test_client(python: Path, device: Device) -> None:

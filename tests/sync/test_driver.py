@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import ast
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -17,9 +22,10 @@ from everbus.errors import (
     ServerStateError,
 )
 from everbus.protocol.pdu.bits import ReadCoilsRequest
-from everbus.sync import driver
+from everbus.sync import driver, link
 from everbus.sync.client import Client
-from everbus.sync.link import SharedLink, open_socket
+from everbus.sync.link import SharedLink
+from everbus.sync.openers import SocketOpener
 from everbus.testing import ScriptedPeer, scripted
 from tests.rogue import ADDRESS, VALUES, bank, value
 
@@ -269,14 +275,76 @@ def test_four_threads_keep_the_spacing_of_a_unit() -> None:
 def test_a_client_closed_while_it_connects_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     with ScriptedPeer() as peer:
         client = Client(peer.url)
-        connect = open_socket
+        connect = SocketOpener.open
 
-        def slowly(*arguments: object) -> socket.socket:
-            sock = connect(*arguments)  # type: ignore[arg-type]
+        def slowly(opener: SocketOpener, until: float) -> socket.socket:
+            sock = connect(opener, until)
             client.close()
             return sock
 
-        monkeypatch.setattr(driver, "open_socket", slowly)
+        monkeypatch.setattr(SocketOpener, "open", slowly)
         with pytest.raises(ClientClosedError):
             client.connect()
         assert "not connected" in repr(client)
+
+
+def quiet_lines(path: str) -> set[int]:
+    """``try`` and what stands in ``finally``: Python looks at no signal when it comes to these."""
+    found: set[int] = set()
+    for node in ast.walk(ast.parse(Path(path).read_text())):
+        if isinstance(node, ast.Try):
+            found.add(node.lineno)
+            for last in node.finalbody:
+                found.update(range(last.lineno, (last.end_lineno or 0) + 1))
+    return found
+
+
+QUIET = {path: quiet_lines(path) for path in (driver.__file__, link.__file__)}
+
+
+class InterruptedAt:
+    """Ctrl-C in the line with this number, of those that are run in the driver and the link."""
+
+    def __init__(self, number: int) -> None:
+        self._left = number
+
+    def __enter__(self) -> None:
+        sys.settrace(self._trace)
+
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(None)
+
+    def _trace(self, frame: FrameType, event: str, _: object) -> Any:
+        quiet = QUIET.get(frame.f_code.co_filename)
+        if quiet is None:
+            return None
+        if event == "line" and frame.f_lineno not in quiet:
+            self._left -= 1
+            if self._left == 0:
+                raise KeyboardInterrupt
+        return self._trace
+
+
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")  # between its making and its first owner
+@pytest.mark.parametrize("warm", [False, True])
+@pytest.mark.parametrize("max_in_flight", [1, 4])
+def test_ctrl_c_in_any_line_leaves_the_client_usable(max_in_flight: int, warm: bool) -> None:
+    with ScriptedPeer(device=bank()) as peer:
+        interrupted = True
+        number = 0
+        while interrupted:
+            number += 1
+            interrupted = False
+            client = Client(peer.url, timeout_s=0.5, retries=0, max_in_flight=max_in_flight)
+            if warm:
+                client.connect()
+            try:
+                with InterruptedAt(number):
+                    client.unit(1).read_holding_registers(0, 1)
+            except KeyboardInterrupt:
+                interrupted = True
+            assert client.unit(1).read_holding_registers(ADDRESS, 2) == VALUES, number
+            room = client._driver._places
+            assert not room.locked() if max_in_flight == 1 else room._value == max_in_flight, number  # type: ignore[union-attr]
+            client.close()
+        assert number > 20

@@ -77,7 +77,8 @@ def test_it_connects_from_the_address_that_is_asked_for() -> None:
         client.unit(1).write_coil(0, True)
         link = client._driver._link
         assert link is not None
-        assert link._socket.getsockname()[0] == "127.0.0.7"
+        assert isinstance(link._channel, socket.socket)
+        assert link._channel.getsockname()[0] == "127.0.0.7"
 
 
 def test_descriptors_above_1023_work() -> None:
@@ -91,7 +92,7 @@ def test_descriptors_above_1023_work() -> None:
             assert client.unit(1).read_holding_registers(ADDRESS, 2) == VALUES
             link = client._driver._link
             assert link is not None
-            assert link._socket.fileno() > 1023
+            assert link._channel.fileno() > 1023
     finally:
         for number in held:
             os.close(number)

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING
 
 from everbus.client.endpoint import Endpoint, SerialSettings
 from everbus.client.pacing import QUIET_S
-from everbus.errors import ConnectionLostError
+from everbus.errors import ConnectError, ConnectionLostError
 from everbus.ports import Port, open_port
-from everbus.sockets import connect_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -39,6 +38,7 @@ class PortOpener:
         self._endpoint = endpoint
         self._settings = settings
         self._port: Port | None = None
+        self._silent_from = 0.0
 
     async def open(self, link: Link, within_s: float) -> None:
         """Connect a link to the port: opened if it is not, else as soon as the line is quiet.
@@ -51,9 +51,31 @@ class PortOpener:
         port = self._port
         if port is None:
             port = self._port = await _opened(self._endpoint.path, self._settings)
-        elif not await _quiet(port, until):
-            raise connect_error(self._endpoint, TimeoutError(), within_s)
+        else:
+            await self._quiet(port, until)
         link.connection_made(PortTransport(loop, port, link, self))
+
+    async def _quiet(self, port: Port, until: float) -> None:
+        """Throw away what arrives until nothing does for a while; the rest of it is the next caller's, if need be."""
+        while True:
+            try:
+                if port.read():
+                    self._silent_from = monotonic()
+            except ConnectionLostError:
+                return  # the link will be told of it
+            left_s = self._silent_from + QUIET_S - monotonic()
+            if left_s <= 0:
+                return
+            if monotonic() + left_s >= until:
+                raise ConnectError(
+                    f"{self._endpoint} has not been quiet for {QUIET_S} s since an answer failed: it may be asked "
+                    f"{left_s:.3g} s from now"
+                )
+            await asyncio.sleep(left_s)
+
+    def rest(self) -> None:
+        """A link is over: from now on the line has to be quiet for a while."""
+        self._silent_from = monotonic()
 
     def lost(self, port: Port) -> None:
         """The device is gone."""
@@ -88,17 +110,6 @@ async def _opened(path: str, settings: SerialSettings) -> Port:
 def _close_late(opening: asyncio.Future[Port]) -> None:
     if not opening.cancelled() and opening.exception() is None:
         opening.result().close()
-
-
-async def _quiet(port: Port, until: float) -> bool:
-    """Throw away what arrives until nothing does for a while; whether that was so in time."""
-    while monotonic() + QUIET_S < until:
-        await asyncio.sleep(QUIET_S)
-        with suppress(ConnectionLostError):  # the link will be told of it
-            if port.read():
-                continue
-        return True
-    return False
 
 
 class PortTransport(asyncio.Transport):
@@ -183,6 +194,7 @@ class PortTransport(asyncio.Transport):
     def _end(self, error: Exception | None) -> None:
         if not self._closing:
             self._closing = True
+            self._opener.rest()
             if self._port.is_ours:
                 self._loop.remove_reader(self._port.fileno())
             self._loop.call_soon(self._link.connection_lost, error)

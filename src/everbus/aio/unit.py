@@ -109,7 +109,8 @@ class AsyncRequests:
         """Read many points with few requests; what cannot be read has its error in its reading.
 
         A block that the device refuses is read in smaller ones, and the hole in it remembered. Points
-        with a unit of their own are asked of that one.
+        with a unit of their own are asked of that one. A unit that does not answer its first block is not
+        asked for the others: its points share the error.
 
         Args:
             points: in the order of the readings.
@@ -119,12 +120,24 @@ class AsyncRequests:
             ConnectError: the device cannot be reached.
         """
         plan = ReadPlan(points, unit=self.number, holes=self.holes, limits=limits)
+        heard: set[int] = set()
+        silent: dict[int, ModbusTimeoutError] = {}
         for block in plan:
+            if block.unit in silent:
+                plan.failed(block, silent[block.unit])
+                continue
             try:
                 plan.answered(block, await self._ask(block.request, block.unit))
+                heard.add(block.unit)
             except ConnectError:
                 raise
-            except (PeerError, NetworkError, ModbusTimeoutError) as error:
+            except ModbusTimeoutError as error:
+                if block.unit not in heard:
+                    silent[block.unit] = error
+                plan.failed(block, error)
+            except (PeerError, NetworkError) as error:
+                if isinstance(error, PeerError):
+                    heard.add(block.unit)
                 plan.failed(block, error)
         return plan.readings()
 

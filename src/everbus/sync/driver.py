@@ -12,13 +12,14 @@ from everbus.client.endpoint import Endpoint
 from everbus.client.exchange import Ask, Exchange, Room, Script, exact, new_session, prepared, room
 from everbus.client.health import Health
 from everbus.client.options import ClientOptions
-from everbus.client.pacing import Pacing
+from everbus.client.pacing import Pacing, least_spacing_s
 from everbus.client.retry import Backoff
 from everbus.errors import ClientClosedError, ConnectError, ModbusTimeoutError, ServerStateError
 from everbus.protocol.client_session import ClientSession, Completion
 from everbus.protocol.pdu.table import AnyRequest
 from everbus.sockets import CLOSED, no_connection_error
-from everbus.sync.link import Link, SharedLink, SharedSession, open_socket
+from everbus.sync.link import Link, SharedLink, SharedSession
+from everbus.sync.openers import opener
 
 __all__ = ["Driver"]
 
@@ -26,6 +27,27 @@ _FRESH_S: Final = 0.05
 """A connection that was used so lately is not asked whether it has ended before it is used to read again.
 
 Where ids are missing or not trusted it always is: what lies unread would be taken for the answer."""
+
+
+class _Hold:
+    """A call's room on the connection. In each line it is held, and known to be, or it is not: Ctrl-C loses none."""
+
+    __slots__ = ("_places", "held")
+
+    def __init__(self, places: threading.Lock | threading.Semaphore, held: bool) -> None:
+        self._places = places
+        self.held: bool = held
+
+    def take(self, places: threading.Lock | threading.Semaphore, within_s: float) -> bool:
+        """Get room, unless it is there already; whether that was so in time."""
+        self._places = places
+        self.held = self.held or places.acquire(timeout=within_s)
+        return self.held
+
+    def free(self) -> None:
+        """Give it back. Idempotent."""
+        if self.held:
+            self.held = bool(self._places.release())
 
 
 class Driver:
@@ -36,6 +58,9 @@ class Driver:
         options: the client's.
         health: is told of connections.
         exchange: makes the scripts.
+
+    Raises:
+        ConfigurationError: the endpoint's certificates cannot be used.
     """
 
     def __init__(self, endpoint: Endpoint, options: ClientOptions, health: Health, exchange: Exchange) -> None:
@@ -43,7 +68,8 @@ class Driver:
         self._options = options
         self._health = health
         self._exchange = exchange
-        self.pacing: Pacing = Pacing(options)
+        self.pacing: Pacing = Pacing(options, least_spacing_s(endpoint))
+        self._opener = opener(endpoint, options.source)
         self._backoff = Backoff(random)
         self._link: Link | None = None
         self._closed = False
@@ -77,17 +103,20 @@ class Driver:
     def call(self, unit: int, request: AnyRequest) -> Any:
         """Make a request; return the response, or raise what its script raises.
 
-        An exception that a signal handler raises while it waits, as Ctrl-C does, leaves the client usable.
+        An exception that a signal handler raises meanwhile, as Ctrl-C does, leaves the client usable.
         """
         pdu, careful = prepared(request)
         started = monotonic()
-        link = None if careful else self._at_once(started)
-        if link is None:
-            return self.run(self._exchange.script(unit, request, started))
+        hold: _Hold | None = None
+        held = False
         completion: Completion | None = None
         error: BaseException | None = None
-        ours = True
         try:
+            held = not (careful or self.pacing.in_use) and self._pid == getpid() and self._places.acquire(False)
+            link = self._link
+            if not held or link is None or started - link.last_used >= self._fresh_s:
+                hold = _Hold(self._places, held)
+                return self._go_on(self._exchange.script(unit, request, started), hold)
             transaction, data = link.session.submit(unit, request, pdu)
             try:
                 completion = link.ask(transaction, data, started + self._exchange.read_s)
@@ -98,23 +127,54 @@ class Driver:
                 return completion.response
             script = self._exchange.script(unit, request, started, link.session, transaction)
             next(script)
-            ours = False
-            return self._go_on(script, unit, link, completion, error)
+            hold = _Hold(self._places, held)
+            return self._go_on(script, hold, unit=unit, link=link, outcome=completion, error=error)
+        except KeyboardInterrupt:
+            self._interrupted(held if hold is None else hold.held)
+            raise
         finally:
-            if ours:
+            if hold is not None:
+                hold.free()
+            elif held:
                 self._places.release()
 
     def run(self, script: Script) -> Any:
         """Carry a script out; return what it returns, raise what it raises. As for Ctrl-C, see ``call``."""
-        return self._go_on(script, 0, None, None, None)
+        hold = _Hold(self._places, False)
+        try:
+            return self._go_on(script, hold)
+        except KeyboardInterrupt:
+            self._interrupted(hold.held)
+            raise
+        finally:
+            hold.free()
 
-    def _go_on(self, script: Script, unit: int, link: Link | None, outcome: object, error: BaseException | None) -> Any:
+    def _interrupted(self, holding: bool) -> None:
+        """A call was, anywhere: the connection is looked at before it is used again, or replaced if it is half used."""
+        self._health.cancelled += 1
+        link = self._link
+        if link is not None:
+            link.last_used = 0.0
+            if holding and self._room == 1 and link.session.in_flight:
+                link.reason = link.reason or "abandoned"
+
+    def _go_on(
+        self,
+        script: Script,
+        hold: _Hold,
+        *,
+        unit: int = 0,
+        link: Link | None = None,
+        outcome: object = None,
+        error: BaseException | None = None,
+    ) -> Any:
         """Carry a script out.
 
         Args:
             script: what decides.
+            hold: the caller's room; free in the end.
             unit: that it asks.
-            link: the connection that it has room on; given back in the end.
+            link: the connection that it has room on.
             outcome: of its last step.
             error: instead of an outcome.
         """
@@ -127,11 +187,11 @@ class Driver:
                         outcome = link.ask(*step)
                         continue
                     if link is not None:
-                        self._give_back(unit, link)
+                        self._give_back(unit, link, hold)
                         link = None
                     if isinstance(step, Room):
                         unit = step.unit
-                        link = self._take(unit, step.until, step.careful)
+                        link = self._take(unit, step.until, step.careful, hold)
                         outcome = link.session
                     else:
                         sleep(max(0.0, step.until - monotonic()))
@@ -139,32 +199,20 @@ class Driver:
                     error = failure
         except StopIteration as end:
             return end.value
-        except KeyboardInterrupt:
-            self._health.cancelled += 1
-            raise
         finally:
+            script.close()
             if link is not None:
-                self._give_back(unit, link)
+                self._give_back(unit, link, hold)
 
     # Room on the connection
 
-    def _at_once(self, now: float) -> Link | None:
-        """The connection, with room for a read on it, if that takes neither waiting nor looking."""
-        if self._pid != getpid() or not self._places.acquire(False):
-            return None
-        link = self._link
-        if link is not None and now - link.last_used < self._fresh_s and not self.pacing.in_use:
-            return link
-        self._places.release()
-        return None
-
-    def _take(self, unit: int, until: float, careful: bool) -> Link:
+    def _take(self, unit: int, until: float, careful: bool, hold: _Hold) -> Link:
         """A connection with room for a request, up and rested."""
         if self._pid != getpid():
             self._forked()
         if self._closed:
             raise ServerStateError("this client is closed; connect() opens it again")
-        self._take_place(unit, until)
+        self._take_place(unit, until, hold)
         try:
             if self.pacing.in_use:
                 self._rest(str(self._endpoint), self.pacing.link_ready_at(), until)
@@ -172,17 +220,16 @@ class Driver:
             if link is None or careful or monotonic() - link.last_used >= self._fresh_s:
                 link = self._checked(link, until)
         except BaseException:
-            self._places.release()
+            hold.free()
             raise
         return link
 
-    def _take_place(self, unit: int, until: float) -> None:
+    def _take_place(self, unit: int, until: float, hold: _Hold) -> None:
         """Wait for the unit's spacing, and for room."""
         while True:
             if self.pacing.in_use:
                 self._rest(f"unit {unit} of {self._endpoint}", self.pacing.unit_ready_at(unit), until)
-            room = self._places.acquire(blocking=False) or self._places.acquire(timeout=max(0.0, until - monotonic()))
-            if not room:
+            if not hold.take(self._places, max(0.0, until - monotonic())):
                 raise ModbusTimeoutError(
                     f"{self._endpoint}: other threads' requests took all the time of this one; is the device slower "
                     "than that, is max_in_flight too small?"
@@ -192,9 +239,9 @@ class Driver:
             if self.pacing.unit_ready_at(unit) <= monotonic():
                 self.pacing.begun(unit, monotonic())
                 return
-            self._places.release()  # somebody asked this unit meanwhile
+            hold.free()  # somebody asked this unit meanwhile
 
-    def _give_back(self, unit: int, link: Link) -> None:
+    def _give_back(self, unit: int, link: Link, hold: _Hold) -> None:
         """An exchange is over: its room is the next one's, on a new connection if this one is spoiled."""
         try:
             if self.pacing.in_use:
@@ -202,7 +249,7 @@ class Driver:
             if not link.usable:
                 self._retire(link, link.session.broken)
         finally:
-            self._places.release()
+            hold.free()
 
     def _checked(self, link: Link | None, until: float) -> Link:
         """The connection after a rest, if it is still up; else a new one."""
@@ -232,6 +279,7 @@ class Driver:
         link, self._link = self._link, None
         if link is not None:
             link.disown()
+        self._opener.leave()
 
     def connect(self) -> None:
         """Connect now. Idempotent; a closed client is open again.
@@ -247,9 +295,11 @@ class Driver:
 
     def _connected(self, until: float) -> Link:
         """The connection, made by whoever needs it first; the others wait for the same."""
-        if not self._making.acquire(timeout=max(0.0, until - monotonic())):
-            raise no_connection_error(self._endpoint, self._backoff.last_error)
+        making = False
         try:
+            making = self._making.acquire(timeout=max(0.0, until - monotonic()))
+            if not making:
+                raise no_connection_error(self._endpoint, self._backoff.last_error)
             link = self._link
             if link is not None and link.usable:
                 return link
@@ -257,32 +307,31 @@ class Driver:
                 self._retire(link, link.session.broken or "replaced")
             return self._make(until)
         finally:
-            self._making.release()
+            if making:
+                self._making.release()
 
     def _make(self, until: float) -> Link:
         """Make a new connection, after the back-off: at most half of the time that the caller has is spent on that."""
         sleep(self._backoff.pause_s(monotonic(), until))
         try:
-            sock = open_socket(
-                self._endpoint, self._options.source, min(until, monotonic() + self._options.connect_timeout_s)
-            )
+            channel = self._opener.open(min(until, monotonic() + self._options.connect_timeout_s))
         except ConnectError as error:
-            self._health.connect_failures += 1
+            self._health.connect_failed(error)
             if monotonic() < until:  # else it had less time than connect_timeout_s, which is not its fault
                 self._backoff.failed(monotonic(), error)
             raise
         link: Link
         if self._room == 1:
-            link = Link(self._endpoint, new_session(self._endpoint, self._options, ClientSession), sock)
+            link = Link(self._endpoint, new_session(self._endpoint, self._options, ClientSession), channel)
         else:
             session = new_session(self._endpoint, self._options, SharedSession)
-            link = SharedLink(self._endpoint, session, sock)
+            link = SharedLink(self._endpoint, session, channel)
         self._link = link
-        self._health.connects += 1
+        self._health.connected()
         self._backoff.connected(monotonic())
         self.pacing.connected(monotonic())
         if self._closed:  # by another thread, meanwhile
-            self._retire(link, CLOSED)
+            self.disconnect()
             raise ClientClosedError(f"the client of {self._endpoint} was closed while it connected")
         return link
 
@@ -291,11 +340,11 @@ class Driver:
         if self._link is not link:
             return
         self._link = None
-        if link.lost:
-            self._health.lost += 1
         link.close(reason or "lost")
-        self._health.session_ended(link.session.statistics(), "" if link.lost or link.reason == CLOSED else link.reason)
-        answered = link.session.statistics().completed > 0
+        statistics = link.session.statistics()
+        replaced = "" if link.lost or link.reason == CLOSED else link.reason
+        self._health.session_ended(statistics, replaced, by_peer=link.lost, error=link.error)
+        answered = statistics.completed > 0
         self._backoff.ended(monotonic(), answered=answered, by_peer=link.lost or link.reason == "not_modbus")
 
     def disconnect(self) -> None:
@@ -305,6 +354,7 @@ class Driver:
         link = self._link
         if link is not None:
             self._retire(link, CLOSED)
+        self._opener.close()
 
     def close(self) -> None:
         """End everything: what waits in other threads fails with ``ConnectionLostError``. Idempotent."""

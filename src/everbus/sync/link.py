@@ -1,6 +1,6 @@
 """The client's end of one connection with a blocking caller, or with several threads that wait on it.
 
-The socket never blocks: waiting is ``poll``, which works with descriptors of any number, and a request
+Its channel never blocks: waiting is ``poll``, which works with descriptors of any number, and a request
 costs a system call less than with a socket that has a timeout.
 """
 
@@ -12,18 +12,35 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from everbus.client.endpoint import Endpoint
 from everbus.client.exchange import NOBODY
 from everbus.errors import ConnectionLostError
 from everbus.protocol.client_session import ClientSession, Completion
 from everbus.protocol.pdu.table import AnyRequest
-from everbus.sockets import connect_error, literal_addresses, lost_error, new_socket, resolve_blocking
+from everbus.sockets import lost_error
 
-__all__ = ["Link", "SharedLink", "SharedSession", "open_socket"]
+__all__ = ["Channel", "Link", "SharedLink", "SharedSession"]
 
-_RECEIVE_BYTES: Final = 4096
+_RECEIVE_BYTES: Final = 16384
+"""A TLS record: nothing that has arrived stays inside, where ``poll`` does not see it."""
+_LOOK_MS: Final = 100
+"""To close a serial port wakes nobody who waits for it: so often one looks whether that has happened."""
+
+
+class Channel(Protocol):
+    """What carries the bytes of a link, without blocking: a non-blocking socket, or what does as one."""
+
+    def send(self, data: bytes, /) -> int:
+        """Send; return how many bytes were taken. BlockingIOError: none now."""
+
+    def recv(self, size: int, /) -> bytes:
+        """What has arrived; empty: it has ended. BlockingIOError: nothing yet."""
+
+    def fileno(self) -> int: ...
+    def shutdown(self, how: int, /) -> None: ...
+    def close(self) -> None: ...
 
 
 class SharedSession(ClientSession):
@@ -54,26 +71,27 @@ class SharedSession(ClientSession):
 
 
 class Link:
-    """One connection that one caller at a time uses. It owns its socket.
+    """One connection that one caller at a time uses. It owns its channel.
 
     Args:
         endpoint: the peer, for messages.
         session: its transactions.
-        sock: connected and non-blocking.
+        channel: to the peer.
     """
 
-    def __init__(self, endpoint: Endpoint, session: ClientSession, sock: socket.socket) -> None:
+    def __init__(self, endpoint: Endpoint, session: ClientSession, channel: Channel) -> None:
         self.session: ClientSession = session
         self._endpoint = endpoint
-        self._socket = sock
-        self._readable = _waiter(sock)
-        self._error: Exception | None = None
+        self._channel = channel
+        self._readable = _waiter(channel)
         self.last_used: float = monotonic()
         """When something last arrived."""
         self.reason: str = ""
         """Why we gave it up; empty: the peer ended it, or nobody did."""
         self.lost: bool = False
         """The peer ended it."""
+        self.error: Exception | None = None
+        """By which it ended, if that is known."""
 
     @property
     def usable(self) -> bool:
@@ -109,11 +127,11 @@ class Link:
         try:
             if not self._readable(within_s * 1000):
                 return b""
-            received = self._socket.recv(_RECEIVE_BYTES)
+            received = self._channel.recv(_RECEIVE_BYTES)
         except (BlockingIOError, InterruptedError):
             return b""
         except (OSError, ValueError) as error:  # a ValueError: another thread closed it
-            self.lost, self._error = True, error
+            self.lost, self.error = True, error
             return b""
         if not received:
             self.lost = True
@@ -124,7 +142,7 @@ class Link:
         completions = self.session.receive(received)
         if self.session.fault is not None:
             self.reason = self.reason or "not_modbus"
-            self._error = self.session.fault
+            self.error = self.session.fault
         return completions
 
     def check(self) -> None:
@@ -141,41 +159,41 @@ class Link:
             ConnectionLostError: the connection has ended, or takes nothing until then.
         """
         try:
-            sent = self._socket.send(data)
+            sent = self._channel.send(data)
         except (BlockingIOError, InterruptedError):
             sent = 0
         except (OSError, ValueError) as error:
-            self.lost, self._error = True, error
+            self.lost, self.error = True, error
             raise self._ended("before the request was sent") from error
         while sent < len(data):
             sent += self._send_rest(data[sent:], until)
 
     def _send_rest(self, data: bytes, until: float) -> int:
         try:
-            if _waiter(self._socket, for_writing=True)(max(0.0, until - monotonic()) * 1000):
-                return self._socket.send(data)
+            if _waiter(self._channel, for_writing=True)(max(0.0, until - monotonic()) * 1000):
+                return self._channel.send(data)
         except (BlockingIOError, InterruptedError):
             return 0
         except (OSError, ValueError) as error:
-            self.lost, self._error = True, error
+            self.lost, self.error = True, error
             raise self._ended("before the request was sent") from error
         self.reason = self.reason or "takes_nothing"
         raise self._ended("as it takes nothing any more")
 
     def _ended(self, when: str) -> ConnectionLostError:
-        return lost_error(self._endpoint, self.reason, self._error, when)
+        return lost_error(self._endpoint, self.reason, self.error, when)
 
     def close(self, reason: str) -> None:
         """End it now; whoever waits is told. Idempotent; the first reason stays."""
         self.reason = self.reason or reason
         with suppress(OSError):  # it has ended already
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
+            self._channel.shutdown(socket.SHUT_RDWR)
+        self._channel.close()
 
     def disown(self) -> None:
         """This is another process than the one that connected: close its copy, and leave the connection up."""
         self.reason = "forked"
-        self._socket.close()
+        self._channel.close()
 
 
 class SharedLink(Link):
@@ -184,8 +202,8 @@ class SharedLink(Link):
     Whoever waits reads for all: one thread at a time takes what arrives, and wakes the others.
     """
 
-    def __init__(self, endpoint: Endpoint, session: SharedSession, sock: socket.socket) -> None:
-        super().__init__(endpoint, session, sock)
+    def __init__(self, endpoint: Endpoint, session: SharedSession, channel: Channel) -> None:
+        super().__init__(endpoint, session, channel)
         self._news = threading.Condition(session.lock)
         self._sending = threading.Lock()
         self._asked: set[int] = set()
@@ -223,13 +241,15 @@ class SharedLink(Link):
 
     def _send_in_turn(self, data: bytes, until: float) -> bool:
         """Send a whole frame behind those of others; whether there was time for it."""
-        if not self._sending.acquire(timeout=max(0.0, until - monotonic())):
-            return False
+        ours = False
         try:
-            self.send(data, until)
+            ours = self._sending.acquire(timeout=max(0.0, until - monotonic()))
+            if ours:
+                self.send(data, until)
+            return ours
         finally:
-            self._sending.release()
-        return True
+            if ours:
+                self._sending.release()
 
     def _read_for_all(self, within_s: float) -> None:
         ready: object = True
@@ -245,7 +265,7 @@ class SharedLink(Link):
         """Take what has arrived; the lock is held. What nobody waits for any more is forgotten."""
         received = self._receive(0.0)
         if received:
-            self.last_used = monotonic()
+            self.last_used: float = monotonic()
             for completion in self._take_in(received):
                 if completion.transaction in self._asked:
                     self._done[completion.transaction] = completion
@@ -257,41 +277,14 @@ class SharedLink(Link):
                 self._news.notify_all()
 
 
-def _waiter(sock: socket.socket, *, for_writing: bool = False) -> Callable[[float], object]:
-    """A function that waits so many milliseconds until a socket is ready; what it returns is false if it is not."""
+def _waiter(channel: Channel, *, for_writing: bool = False) -> Callable[[float], object]:
+    """A function that waits so many milliseconds until a channel is ready; what it returns is false if it is not."""
     if hasattr(select, "poll"):
         poll = select.poll()
-        poll.register(sock.fileno(), select.POLLOUT if for_writing else select.POLLIN)
-        return poll.poll
-    socks = [sock]
-    reading, writing = ([], socks) if for_writing else (socks, [])
+        poll.register(channel.fileno(), select.POLLOUT if for_writing else select.POLLIN)
+        if isinstance(channel, socket.socket):
+            return poll.poll
+        return lambda within_ms: poll.poll(min(within_ms, _LOOK_MS))
+    channels = [channel]
+    reading, writing = ([], channels) if for_writing else (channels, [])
     return lambda within_ms: any(select.select(reading, writing, [], within_ms / 1000))
-
-
-def open_socket(endpoint: Endpoint, source: str, until: float) -> socket.socket:
-    """A connected, non-blocking socket, trying each address of the endpoint's name in turn.
-
-    Raises:
-        ConnectError: none of them answers until then; nothing is left open.
-    """
-    started = monotonic()
-    addresses = literal_addresses(endpoint) or resolve_blocking(endpoint)
-    error: OSError = TimeoutError()
-    for left, address in zip(range(len(addresses), 0, -1), addresses, strict=True):
-        within_s = (until - monotonic()) / left
-        if within_s <= 0:
-            break
-        try:
-            sock = new_socket(address, source)
-            try:
-                sock.settimeout(within_s)
-                sock.connect(address.target)
-                sock.setblocking(False)
-            except BaseException:
-                sock.close()
-                raise
-        except OSError as failure:
-            error = failure
-        else:
-            return sock
-    raise connect_error(endpoint, error, max(0.0, until - started)) from error

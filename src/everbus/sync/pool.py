@@ -35,8 +35,9 @@ class Pool:
 
     ``pool.unit(url, 1)`` has every method of a unit, and borrows a connection for each call.
     ``with pool.client(url) as client`` borrows one for longer. A connection comes back only if
-    everything asked through it was answered; else it is closed. There is no thread behind it: what is
-    overdue is closed when somebody uses the pool. A forked child begins with an empty one.
+    everything asked through it was answered; else it is closed. A serial port is not: its client knows
+    which answers may still come, and leaves the line alone until it is quiet. There is no thread behind
+    it: what is overdue is closed when somebody uses the pool. A forked child begins with an empty one.
     """
 
     def __init__(self, options: PoolOptions | None = None, *, wait_s: float = 3.0, **client: Any) -> None:
@@ -81,14 +82,15 @@ class Pool:
             self._begin()  # the parent's connections stay the parent's
         where = as_endpoint(endpoint)
         grant = self._acquire(where)
-        clean = False
+        kept = False
         try:
             client = self._prepared(grant, where)
+            kept = where.serial is not None
             yield client
-            clean = client.clean
+            kept = kept or client.clean
         finally:
             with self._news:
-                closing = self._carry_out(self._core.release(grant.token, monotonic(), clean=clean))
+                closing = self._carry_out(self._core.release(grant.token, monotonic(), clean=kept))
             _close(closing)
 
     def _acquire(self, endpoint: Endpoint) -> Grant:
@@ -120,7 +122,9 @@ class Pool:
 
     def _prepared(self, grant: Grant, endpoint: Endpoint) -> Client:
         """The client of a grant, connected."""
-        if grant.step == "check" and not self._clients[grant.link].check():
+        if grant.step != "open" and endpoint.serial is not None:
+            self._clients[grant.link].connect()
+        elif grant.step == "check" and not self._clients[grant.link].check():
             with self._news:
                 outcome, actions = self._core.replace(grant.token, monotonic())
                 closing = self._carry_out(actions)

@@ -1,5 +1,5 @@
-/* A libmodbus server: server ITEMS. It prints its port, and answers every connection in turn, from
- * tables with the content of the plan. */
+/* A libmodbus server: server ITEMS [PATH]. It prints its port, and answers every connection in turn, from
+ * tables with the content of the plan; with a path it is unit 1 on that serial port, and prints the path. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <modbus.h>
@@ -36,15 +36,37 @@ static int serve(modbus_t *modbus, modbus_mapping_t *mapping, int connection) {
     return size != -1;
 }
 
-int main(int argc, char **argv) {
-    modbus_t *modbus = modbus_new_tcp("127.0.0.1", 0);
-    modbus_mapping_t *mapping = argc == 2 ? filled(atoi(argv[1])) : NULL;
-    int listener = modbus_tcp_listen(modbus, 16), most = listener;
-    if (mapping == NULL || listener == -1) {
-        fprintf(stderr, "%s\n", modbus_strerror(errno));
-        return 1;
+static int failed(void) {
+    fprintf(stderr, "%s\n", modbus_strerror(errno));
+    return 1;
+}
+
+/* It sleeps so long before some exceptions. */
+static void be_quick(modbus_t *modbus) {
+    modbus_set_response_timeout(modbus, 0, 1000);
+}
+
+static int serve_line(const char *path, modbus_mapping_t *mapping) {
+    modbus_t *modbus = modbus_new_rtu(path, 115200, 'N', 8, 1);
+    if (modbus == NULL || modbus_set_slave(modbus, 1) == -1 || modbus_connect(modbus) == -1)
+        return failed();
+    be_quick(modbus);
+    puts(path);
+    fflush(stdout);
+    for (;;) {
+        uint8_t request[MODBUS_RTU_MAX_ADU_LENGTH];
+        int size = modbus_receive(modbus, request);
+        if (size > 0)
+            modbus_reply(modbus, request, size, mapping);
     }
-    modbus_set_response_timeout(modbus, 0, 1000); /* it sleeps so long before some exceptions */
+}
+
+static int serve_tcp(modbus_mapping_t *mapping) {
+    modbus_t *modbus = modbus_new_tcp("127.0.0.1", 0);
+    int listener = modbus_tcp_listen(modbus, 16), most = listener;
+    if (listener == -1)
+        return failed();
+    be_quick(modbus);
     printf("%d\n", port_of(listener));
     fflush(stdout);
     fd_set all;
@@ -71,4 +93,11 @@ int main(int argc, char **argv) {
             }
         }
     }
+}
+
+int main(int argc, char **argv) {
+    modbus_mapping_t *mapping = argc > 1 ? filled(atoi(argv[1])) : NULL;
+    if (mapping == NULL)
+        return failed();
+    return argc > 2 ? serve_line(argv[2], mapping) : serve_tcp(mapping);
 }

@@ -1,4 +1,6 @@
-"""A tmodbus server with the content of the plan, for unit 1; prints its port.
+"""A tmodbus server with the content of the plan, for unit 1; prints its port when it is ready.
+
+``tmodbus_server.py [SCHEME]``: tcp, which it is without, udp or rtu+tcp.
 
 tmodbus brings the messages and the dispatch, its user the data: here lists of the plan's values.
 """
@@ -7,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from tmodbus import pdu
 from tmodbus.exceptions import IllegalDataAddressError
-from tmodbus.server import AsyncTcpServer, ModbusRequestRouter
+from tmodbus.server import AsyncRtuOverTcpServer, AsyncTcpServer, AsyncUdpServer, ModbusRequestRouter
 
 from tests.interop import plan
 
@@ -93,12 +96,18 @@ async def exception_status(unit: int, request: Any) -> Any:
     return plan.EXCEPTION_STATUS
 
 
-async def main() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
+SERVERS: dict[str, Any] = {"tcp": AsyncTcpServer, "udp": AsyncUdpServer, "rtu+tcp": AsyncRtuOverTcpServer}
+
+
+async def main(scheme: str = "tcp") -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM if scheme == "udp" else socket.SOCK_STREAM) as probe:
+        probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    server = SERVERS[scheme]("127.0.0.1", router, port=port)
+    await server.start()
     print(port, flush=True)
-    await AsyncTcpServer("127.0.0.1", router, port=port).serve_forever()
+    await server.serve_forever()
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    asyncio.run(main(*sys.argv[1:]))

@@ -307,6 +307,7 @@ class InterruptedAt:
 
     def __init__(self, number: int) -> None:
         self._left = number
+        self._lines: dict[FrameType, int] = {}
 
     def __enter__(self) -> None:
         sys.settrace(self._trace)
@@ -319,6 +320,9 @@ class InterruptedAt:
         if quiet is None:
             return None
         if event == "line" and frame.f_lineno not in quiet:
+            if self._lines.get(frame) == frame.f_lineno:
+                return self._trace  # Python 3.12 comes to a line again in its middle
+            self._lines[frame] = frame.f_lineno
             self._left -= 1
             if self._left == 0:
                 raise KeyboardInterrupt

@@ -7,7 +7,7 @@ import pytest
 
 from everbus.client.endpoint import parse_endpoint
 from everbus.errors import ConnectError
-from everbus.sockets import Address, connect_error, literal_addresses, new_socket, resolve_blocking
+from everbus.sockets import Address, connect_error, literal_addresses, lost_error, new_socket, resolve_blocking
 
 V4 = Address(socket.AF_INET, ("127.0.0.1", 502))
 
@@ -53,3 +53,18 @@ def test_a_socket_may_have_a_source() -> None:
 )
 def test_errors_say_what_and_what_to_try(error: OSError, words: str) -> None:
     assert words in str(connect_error(parse_endpoint("tcp://192.0.2.7"), error, 2.0))
+
+
+@pytest.mark.parametrize(
+    ("reason", "cause", "words"),
+    [
+        ("", None, "was ended by the peer before the answer came"),
+        ("takes_nothing", None, "was ended before the answer came (takes_nothing)"),
+        ("", ConnectionRefusedError(errno.ECONNREFUSED, "refused"), "before the answer came: nobody listens there; is"),
+        ("", ValueError("not Modbus"), "before the answer came: not Modbus"),
+    ],
+)
+def test_an_end_says_when_and_why(reason: str, cause: Exception | None, words: str) -> None:
+    error = lost_error(parse_endpoint("udp://192.0.2.7"), reason, cause, "before the answer came")
+    assert words in str(error)
+    assert error.__cause__ is cause

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import ssl
@@ -622,6 +623,13 @@ def test_a_file_that_cannot_be_used(
 ) -> None:
     with pytest.raises(ConfigurationError, match=message):
         make(spoiled(server, tmp_path, part, change))
+
+
+@pytest.mark.parametrize("part", ["cert", "key", "ca"])
+def test_a_pipe_in_the_place_of_a_file_holds_nobody_up(server: TlsFiles, tmp_path: Path, part: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigurationError, match="it is not a file"):
+        server_context(replace(server, **{part: str(tmp_path / "pipe")}))
 
 
 @pytest.mark.parametrize("make", [server_context, client_context])

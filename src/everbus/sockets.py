@@ -132,9 +132,14 @@ def connect_error(endpoint: Endpoint, error: OSError, within_s: float) -> Connec
     if isinstance(error, TimeoutError):
         why = f"no answer within {within_s:.3g} s; is the address right, does a firewall drop it?"
     else:
-        hint = _HINTS.get(error.errno or 0)
-        why = f"{hint} ({error})" if hint else str(error)
+        why = _why(error)
     return ConnectError(f"cannot connect to {endpoint}: {why}")
+
+
+def _why(error: Exception) -> str:
+    """What an error says, behind what it means and what to try, where that is known."""
+    hint = _HINTS.get(error.errno or 0) if isinstance(error, OSError) else None
+    return f"{hint} ({error})" if hint else str(error)
 
 
 def no_connection_error(endpoint: Endpoint, last: ModbusError | None) -> ConnectError:
@@ -153,8 +158,9 @@ def lost_error(endpoint: Endpoint, reason: str, cause: Exception | None, when: s
         cause: what the system, or the framer, said.
         when: how far the request was.
     """
-    why = f" ({reason})" if reason else f": {cause}" if cause is not None else " by the peer"
+    by = "" if reason or cause is not None else " by the peer"
+    why = f" ({reason})" if reason else f": {_why(cause)}" if cause is not None else ""
     kind = ClientClosedError if reason == CLOSED else ConnectionLostError
-    error = kind(f"the connection to {endpoint} was ended{why} {when}")
+    error = kind(f"the connection to {endpoint} was ended{by} {when}{why}")
     error.__cause__ = cause
     return error

@@ -11,6 +11,7 @@ import os
 import re
 import socket
 import ssl
+import stat
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -177,6 +178,9 @@ def _load_trusted(context: ssl.SSLContext, ca: str) -> None:
 
 def _read(path: str) -> bytes:
     try:
+        mode = os.stat(path).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # a pipe would hold up whoever opens it
+            raise OSError(errno.EINVAL, "it is not a file")
         with open(path, "rb") as file:
             return file.read(_MOST_FILE_BYTES)
     except (OSError, ValueError) as error:
@@ -353,7 +357,10 @@ _REASONS: Final = {
     "WRONG_VERSION_NUMBER": ("not_tls", "the peer does not speak TLS there"),
     "HTTP_REQUEST": ("not_tls", "the peer does not speak TLS there: this is HTTP"),
     "NO_SHARED_CIPHER": ("no_shared_suite", "the peer has no cipher suite that is allowed here"),
-    "TLSV13_ALERT_CERTIFICATE_REQUIRED": ("no_certificate", "the peer wants a certificate"),
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": (
+        "no_certificate",
+        "the peer wants a certificate: ?cert=FILE&key=FILE in a URL",
+    ),
     "TLSV1_ALERT_UNKNOWN_CA": ("unknown_ca", "the peer does not know the CA of our certificate"),
     "TLSV1_ALERT_PROTOCOL_VERSION": ("version", "the peer does not speak TLS 1.2 or newer"),
     "SSLV3_ALERT_BAD_CERTIFICATE": ("refused", "the peer refuses our certificate"),

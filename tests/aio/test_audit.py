@@ -179,9 +179,27 @@ def test_a_flood_of_denials_leaves_room_for_writes(path: Path) -> None:
             trail.record(record(number, decision=NO))
         for number in range(10, 14):
             trail.record(record(number))
-    first, *rest = lines(path)
-    assert first["dropped"] == 10
-    assert [line["transaction"] for line in rest] == [0, 1, 10, 11]
+    first, *writes = lines(path)
+    other, *denials = lines(Path(f"{path}.denied"))
+    assert (first["dropped"], other["dropped"]) == (2, 8)
+    assert [line["transaction"] for line in denials + writes] == [0, 1, 10, 11]
+
+
+def test_denials_do_not_rotate_the_records_of_writes_away(path: Path) -> None:
+    with AuditFile(path, AuditOptions(max_bytes=2_000, keep=1)) as trail:
+        trail.record(record(7))
+        for number in range(100):
+            trail.record(record(number, decision=NO))
+    assert [line["transaction"] for line in lines(path)] == [7]
+    kept = [line["transaction"] for name in (".denied.1", ".denied") for line in lines(Path(f"{path}{name}"))]
+    assert kept == list(range(100))[-len(kept) :]
+    assert trail.statistics().rotations > 1
+
+
+def test_a_pipe_that_nobody_reads_is_an_error(path: Path) -> None:
+    os.mkfifo(path)
+    with pytest.raises(ConfigurationError, match="cannot write the audit trail"):
+        AuditFile(path)
 
 
 def test_a_folder_that_is_gone_is_waited_for(path: Path) -> None:

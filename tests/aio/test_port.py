@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from everbus.aio.client import AsyncClient
 from everbus.aio.pool import AsyncPool
 from everbus.client.pacing import QUIET_S, TURNAROUND_S
 from everbus.errors import ConnectError, ConnectionLostError, ModbusTimeoutError
+from everbus.ports import Port
 from everbus.protocol.framing.rtu import RtuFramer
 from everbus.protocol.pdu.registers import WriteSingleRegisterRequest
 from tests.aio.wire import until
@@ -128,6 +130,23 @@ async def test_after_a_broadcast_every_device_has_its_time(line: Device) -> None
         await client.unit(1).read_holding_registers(0, 1)
         assert asked[1][0] - asked[0][0] > 0.9 * TURNAROUND_S
     line.unplug()
+
+
+async def test_a_driver_that_still_sends_holds_nobody_up(line: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = threading.Event()
+    closing = Port.close
+
+    def slowly(port: Port) -> None:
+        assert sent.wait(5.0)
+        closing(port)
+
+    monkeypatch.setattr(Port, "close", slowly)
+    client = AsyncClient(line.endpoint(), timeout_s=1.0, retries=0)
+    await client.connect()
+    line.unplug()
+    await until(lambda: not client.connected)  # the loop runs on
+    sent.set()
+    await client.close()
 
 
 async def test_a_port_that_is_not_there_says_what_to_try(tmp_path: Path) -> None:

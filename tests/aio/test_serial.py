@@ -16,7 +16,7 @@ from everbus.aio.statistics import SerialStatistics
 from everbus.client.endpoint import Endpoint, SerialSettings, parse_endpoint
 from everbus.errors import ConfigurationError, ConnectError, ServerStateError
 from everbus.limits import Limits
-from everbus.observe import EventKind
+from everbus.observe import Event, EventKind
 from everbus.ports import Port, open_port
 from everbus.protocol.framing.ascii import AsciiFramer
 from everbus.protocol.framing.rtu import RtuFramer
@@ -410,6 +410,19 @@ async def test_a_cancelled_start_leaves_nothing_open(device: Device) -> None:
         await opening
     await until(lambda: opened_by_us(device) == 0)
     await listener.close()
+
+
+async def test_a_start_that_is_cancelled_as_the_port_opens_leaves_nothing_open(device: Device) -> None:
+    class Impatient(RecordingObserver):
+        def notify(self, event: Event) -> None:
+            if event.kind is EventKind.PORT_OPENED:
+                opening.cancel()
+
+    listener = new_listener(device.endpoint(), observer=Impatient())
+    opening = asyncio.ensure_future(listener.open())
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    await until(lambda: opened_by_us(device) == 0)
 
 
 async def test_a_driver_that_hangs_does_not_hold_the_close_up(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -402,6 +402,19 @@ async def test_what_is_for_many_hosts_is_not_answered() -> None:
         assert await one.ask() == ZERO
 
 
+@pytest.mark.parametrize("host", ["127.255.255.255", "224.0.0.1"])
+async def test_nor_is_it_where_the_socket_has_that_address_alone(host: str) -> None:
+    async with Server(Bank(), f"udp://{host}:0") as server:
+        port = parse_endpoint(server.endpoints[0]).port
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+            other.setblocking(False)
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+            other.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("127.0.0.1"))
+            other.sendto(adu(1), (host, port))
+            await asyncio.sleep(0.02)
+            assert Asker(other).hears_nothing()
+
+
 async def test_what_is_for_many_hosts_is_not_answered_on_ipv6() -> None:
     async with udp(Bank(), "udp://[::]:0") as (server, one):
         asked = socket.inet_pton(socket.AF_INET6, "ff02::1") + bytes(4)  # the loopback has no such addresses
@@ -551,6 +564,21 @@ async def test_a_stop_waits_for_handlers() -> None:
     async with udp(slow) as (server, one):
         one.send(adu(7))
         await until(lambda: len(slow.begun) == 1)
+        stopping = asyncio.create_task(server.stop())
+        await asyncio.sleep(0.02)
+        slow.go_on.set()
+        assert await stopping == Drained(0)
+        assert (await one.answer()).pdu == b"\x03\x02\0\x07"
+
+
+async def test_a_stop_waits_for_handlers_whatever_was_answered_before() -> None:
+    slow = Slow()
+    slow.go_on.set()
+    async with udp(slow) as (server, one):
+        assert await one.ask() == b"\x03\x02\0\x01"
+        slow.go_on.clear()
+        one.send(adu(7))
+        await until(lambda: len(slow.begun) == 2)
         stopping = asyncio.create_task(server.stop())
         await asyncio.sleep(0.02)
         slow.go_on.set()

@@ -105,6 +105,13 @@ def test_on_a_serial_line_a_unit_that_may_still_answer_is_asked_nothing_else() -
     assert isinstance(elsewhere.send(bench.session), Ask)
 
 
+def test_a_session_goes_on_counting_where_the_one_before_ended() -> None:
+    options = ClientOptions()
+    before = new_session(ENDPOINT, options, ClientSession)
+    before.submit(1, READ)
+    assert new_session(ENDPOINT, options, ClientSession, before).submit(1, READ)[0] == 2
+
+
 @pytest.mark.parametrize("kind", [ReadCoilsRequest, ReadHoldingRegistersRequest])
 def test_a_read_is_prepared_once(kind: type[Any]) -> None:
     pdu, careful = prepared(kind(3, 2))

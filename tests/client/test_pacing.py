@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from everbus.client.options import ClientOptions
-from everbus.client.pacing import Pacing
-from everbus.errors import ConfigurationError
+from everbus.client.pacing import QUIET_S, Pacing, Silence
+from everbus.errors import ConfigurationError, ModbusTimeoutError
 
 
 def test_without_pauses_everything_is_ready() -> None:
@@ -55,3 +55,13 @@ def test_pauses_are_not_negative(wrong: float) -> None:
         pacing.space_unit(1, wrong)
     with pytest.raises(ConfigurationError, match="connect delay"):
         pacing.delay_connect(wrong)
+
+
+def test_a_line_has_to_be_silent_for_a_while_whoever_waits_for_that() -> None:
+    silence = Silence("/dev/ttyUSB0")
+    assert silence.left_s(100.0, 101.0) == 0.0
+    silence.broken(100.0)
+    assert silence.left_s(100.02, 101.0) == pytest.approx(QUIET_S - 0.02)
+    with pytest.raises(ModbusTimeoutError, match="/dev/ttyUSB0 has not been quiet"):
+        silence.left_s(100.02, 100.04)
+    assert silence.left_s(100.0 + QUIET_S, 100.0 + QUIET_S) == 0.0

@@ -229,6 +229,13 @@ def test_a_line_that_is_no_toml_does_not_hide_the_others() -> None:
     ]
 
 
+@pytest.mark.parametrize("number", ["0x" + "9" * 6000, '"0x' + "9" * 6000 + '"', "99999999999"])
+def test_a_number_of_any_size_is_an_error(number: str) -> None:
+    for key in ("functions", "units"):
+        with pytest.raises(PolicyFileError, match=r"line 3"):
+            parse_policy(f"[[rule]]\nname = 'x'\n{key} = {number}\n")
+
+
 def test_a_file_of_nonsense_ends() -> None:
     assert len(problems("?\n" * 500)) <= 101
 

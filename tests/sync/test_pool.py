@@ -10,11 +10,13 @@ from everbus.client.pool_core import PoolOptions
 from everbus.errors import (
     ConfigurationError,
     ConnectError,
+    ExceptionResponseError,
     ModbusError,
     ModbusTimeoutError,
     PoolExhaustedError,
 )
 from everbus.maps.notation import parse_point
+from everbus.protocol.codes import ExceptionCode
 from everbus.service.bank import Bank
 from everbus.sync.pool import Pool
 from everbus.testing import ScriptedPeer, scripted
@@ -153,3 +155,12 @@ def test_points_are_read_through_a_pool_and_holes_are_remembered() -> None:
             assert len(peer.requests) - before == reads
         pool.unit(peer.url).write(points[0], 9)
         assert pool.unit(peer.url).read(points[0]) == 9
+
+
+def test_an_exception_of_the_device_costs_no_connection() -> None:
+    with ScriptedPeer(scripted.exception(ExceptionCode.ILLEGAL_DATA_ADDRESS)) as peer:
+        with Pool() as pool:
+            for _ in range(3):
+                with pytest.raises(ExceptionResponseError):
+                    pool.unit(peer.url).read_coils(0, 1)
+        assert peer.connections == 1

@@ -5,6 +5,9 @@ gathered, in whole lines. A disk that is full or a file that cannot be opened is
 can be; what finds no room in the queue meanwhile is counted, and the count goes into the trail. A
 file that was moved away or deleted is noticed before the next lines are written, so logrotate needs to
 tell nobody.
+
+Denials stand in a file of their own, ``NAME.denied``: whoever may do nothing could otherwise rotate the
+records of writes away.
 """
 
 from __future__ import annotations
@@ -44,7 +47,7 @@ class AuditOptions:
 
     Args:
         max_bytes: a file that would grow past this is rotated: NAME becomes NAME.1, that NAME.2 ...
-        keep: how many rotated files are kept, 0 and up.
+        keep: how many rotated files are kept of each, 0 and up.
         max_waiting: records that may wait to be written; more are dropped, and counted. Denials fill
             half of it at most: a flood of them does not push out writes.
         retry_s: how long after a failure it is tried again.
@@ -89,7 +92,7 @@ class AuditFile:
     """An audit trail in a file; a context manager that writes what is left at the end.
 
     Args:
-        path: the file; opened at once, and appended to.
+        path: the file; opened at once, and appended to. What is no regular file, as a pipe, gets the denials too.
         options: its bounds.
 
     Raises:
@@ -98,17 +101,20 @@ class AuditFile:
 
     def __init__(self, path: str | Path, options: AuditOptions | None = None) -> None:
         self._options = options or AuditOptions()
-        self._file = _RotatingFile(Path(path), self._options)
+        writes = _RotatingFile(Path(path), self._options)
         try:
-            self._file.open()
+            writes.open()
         except OSError as error:
             raise ConfigurationError(f"cannot write the audit trail {path}: {error.strerror or error}") from error
+        denials = _RotatingFile(Path(f"{path}.denied"), self._options) if writes.regular else writes
+        self._files = (denials, writes)
+        """By whether what they tell of was allowed."""
         self._queue: deque[tuple[float, AuditRecord]] = deque()
         self._wake = threading.Event()
         self._ending = threading.Event()
         self._written = 0
-        self._dropped = 0
-        self._dropped_told = 0
+        self._dropped = [0, 0]
+        self._dropped_told = [0, 0]
         self._failures = 0
         self._failing = False
         self._thread = threading.Thread(target=self._run, name="everbus-audit", daemon=True)
@@ -116,9 +122,10 @@ class AuditFile:
 
     def record(self, record: AuditRecord) -> None:
         """Keep a record, or count it as dropped where too many wait, or it is closed. Never blocks."""
-        room = self._options.max_waiting if record.decision.allowed else self._options.max_waiting // 2
+        allowed = record.decision.allowed
+        room = self._options.max_waiting if allowed else self._options.max_waiting // 2
         if len(self._queue) >= room or self._ending.is_set():
-            self._dropped += 1
+            self._dropped[allowed] += 1
             return
         self._queue.append((time.time(), record))
         if not self._wake.is_set():
@@ -126,7 +133,8 @@ class AuditFile:
 
     def statistics(self) -> AuditStatistics:
         """A snapshot of what it has done. Any thread may ask."""
-        return AuditStatistics(self._written, len(self._queue), self._dropped, self._failures, self._file.rotations)
+        rotations = sum(file.rotations for file in {*self._files})
+        return AuditStatistics(self._written, len(self._queue), sum(self._dropped), self._failures, rotations)
 
     def close(self, timeout_s: float = 5.0) -> None:
         """Write what is left and close the file, within this time; what is not written then is lost. Idempotent.
@@ -158,18 +166,22 @@ class AuditFile:
                 self._ending.wait(self._options.retry_s)
                 self._wake.set()
         self._write_all()
-        self._file.close()
+        for file in self._files:
+            file.close()
 
     def _write_all(self) -> bool:
         """Write what waits; False: not all of it, as something is wrong with the file."""
         try:
-            self._file.renew()
-            if self._dropped > self._dropped_told:
-                dropped = self._dropped
-                self._file.write(_line(time.time(), {"dropped": dropped - self._dropped_told}))
-                self._dropped_told = dropped
+            for file in self._files:
+                file.stale = True
+            for allowed, file in enumerate(self._files):
+                dropped = self._dropped[allowed]
+                if dropped > self._dropped_told[allowed]:
+                    file.write(_line(time.time(), {"dropped": dropped - self._dropped_told[allowed]}))
+                    self._dropped_told[allowed] = dropped
             while self._queue:
-                self._file.write(_record_line(*self._queue[0]))
+                at, record = self._queue[0]
+                self._files[record.decision.allowed].write(_record_line(at, record))
                 self._written += 1
                 self._queue.popleft()
         except OSError as error:
@@ -179,7 +191,7 @@ class AuditFile:
             self._failing = True
             return False
         if self._failing:
-            _logger.warning("the audit trail is written again; %d records were dropped so far", self._dropped)
+            _logger.warning("the audit trail is written again; %d records were dropped so far", sum(self._dropped))
         self._failing = False
         return True
 
@@ -204,14 +216,17 @@ class _RotatingFile:
         self._options = options
         self._descriptor: int | None = None
         self._size = 0
-        self._regular = False
+        self.regular = False
         self.rotations = 0
+        self.stale = True
+        """It may be another file of that name by now: look before it is written."""
 
     def open(self) -> None:
-        self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, _MODE)
+        # A pipe that nobody reads says so, instead of holding the start up.
+        self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, _MODE)
         status = os.fstat(self._descriptor)
         self._size = status.st_size
-        self._regular = stat.S_ISREG(status.st_mode)
+        self.regular = stat.S_ISREG(status.st_mode)
 
     def close(self) -> None:
         if self._descriptor is not None:
@@ -219,8 +234,9 @@ class _RotatingFile:
                 os.close(self._descriptor)
         self._descriptor = None
 
-    def renew(self) -> None:
+    def _renew(self) -> None:
         """Open the file again if it is not the one of that name any more."""
+        self.stale = False
         if self._descriptor is not None:
             with suppress(FileNotFoundError):
                 if os.path.samestat(self._path.stat(), os.fstat(self._descriptor)):
@@ -230,7 +246,9 @@ class _RotatingFile:
 
     def write(self, line: bytes) -> None:
         """Append one line, all of it or nothing."""
-        if self._regular and self._size and self._size + len(line) > self._options.max_bytes:
+        if self.stale or self._descriptor is None:
+            self._renew()
+        if self.regular and self._size and self._size + len(line) > self._options.max_bytes:
             self._rotate()
         assert self._descriptor is not None
         written = os.write(self._descriptor, line)

@@ -207,7 +207,7 @@ class Connector:
             link = self.link
             if link is not None:
                 await asyncio.shield(link.closed)
-            with suppress(ConnectError, ConnectionLostError):
+            with suppress(ConnectError, ConnectionLostError, ModbusTimeoutError):
                 await self.ready(monotonic() + self._options.connect_timeout_s)
                 continue
             await asyncio.sleep(max(0.0, self._backoff.not_before - monotonic()))

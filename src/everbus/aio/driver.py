@@ -59,6 +59,7 @@ class Driver:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid: int = 0
         self._deadlines: Deadlines
+        self._newest: ClientSession | None = None
         self._used = 0
         self._waiting: deque[Call] = deque()
         self._granting = False
@@ -88,8 +89,8 @@ class Driver:
         return link.session if link is not None else None
 
     def _new_link(self, lost: Callable[[Link], None]) -> Link:
-        session = new_session(self._endpoint, self._options, ClientSession)
-        return Link(self._endpoint, session, self._answered, lost)
+        self._newest = new_session(self._endpoint, self._options, ClientSession, self._newest)
+        return Link(self._endpoint, self._newest, self._answered, lost)
 
     # One call
 

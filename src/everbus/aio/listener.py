@@ -377,6 +377,8 @@ def why_not_bound(error: OSError) -> str:
         errno.EADDRINUSE: "the address is in use; stop the other program or choose another port",
         errno.EACCES: "permission denied; ports below 1024 need rights (CAP_NET_BIND_SERVICE), 5020 does not",
         errno.EADDRNOTAVAIL: "this machine does not have that address",
+        errno.ENOENT: "the directory of the socket is not there",
+        errno.ENOTDIR: "the path leads through what is no directory",
     }
     hint = hints.get(error.errno or 0)
     return f"{hint} ({error})" if hint else str(error)

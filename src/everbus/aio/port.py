@@ -14,8 +14,8 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from everbus.client.endpoint import Endpoint, SerialSettings
-from everbus.client.pacing import QUIET_S
-from everbus.errors import ConnectError, ConnectionLostError
+from everbus.client.pacing import Silence
+from everbus.errors import ConnectionLostError
 from everbus.ports import Port, open_port
 
 if TYPE_CHECKING:
@@ -38,18 +38,21 @@ class PortOpener:
         self._endpoint = endpoint
         self._settings = settings
         self._port: Port | None = None
-        self._silent_from = 0.0
+        self._silence = Silence(str(endpoint))
+        self._closing: asyncio.Future[None] | None = None
 
     async def open(self, link: Link, within_s: float) -> None:
         """Connect a link to the port: opened if it is not, else as soon as the line is quiet.
 
         Raises:
-            ConnectError: it cannot be opened, or is not quiet within the time.
+            ConnectError: it cannot be opened.
+            ModbusTimeoutError: it is not quiet within the time.
         """
         until = monotonic() + within_s
         loop = asyncio.get_running_loop()
         port = self._port
         if port is None:
+            await self._closed()
             port = self._port = await _opened(self._endpoint.path, self._settings)
         else:
             await self._quiet(port, until)
@@ -60,38 +63,43 @@ class PortOpener:
         while True:
             try:
                 if port.read():
-                    self._silent_from = monotonic()
+                    self._silence.broken(monotonic())
             except ConnectionLostError:
                 return  # the link will be told of it
-            left_s = self._silent_from + QUIET_S - monotonic()
-            if left_s <= 0:
+            left_s = self._silence.left_s(monotonic(), until)
+            if not left_s:
                 return
-            if monotonic() + left_s >= until:
-                raise ConnectError(
-                    f"{self._endpoint} has not been quiet for {QUIET_S} s since an answer failed: it may be asked "
-                    f"{left_s:.3g} s from now"
-                )
             await asyncio.sleep(left_s)
 
     def rest(self) -> None:
         """A link is over: from now on the line has to be quiet for a while."""
-        self._silent_from = monotonic()
+        self._silence.broken(monotonic())
 
     def lost(self, port: Port) -> None:
         """The device is gone."""
         if port is self._port:
-            self._port = None
-        port.close()
+            self._let_go(port)
+
+    def _let_go(self, port: Port) -> None:
+        """Close it in a thread: a driver that still sends holds that up."""
+        self._port = None
+        self._closing = asyncio.get_running_loop().run_in_executor(None, port.close)
+
+    async def _closed(self) -> None:
+        """Wait until the port before is closed: there is one descriptor at most."""
+        if self._closing is not None:
+            await asyncio.shield(self._closing)
 
     async def close(self) -> None:
         """Let the port go. Idempotent."""
-        port, self._port = self._port, None
-        if port is not None:
-            await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, port.close))
+        if self._port is not None:
+            self._let_go(self._port)
+        await self._closed()
 
     def leave(self) -> None:
         """Let go of this copy of the descriptor: the lock and the device stay the parent's."""
         port, self._port = self._port, None
+        self._closing = None
         if port is not None:
             with suppress(OSError):
                 os.close(port.fileno())

@@ -207,7 +207,11 @@ class SerialListener:
             self._worker.shutdown(wait=False)
             raise
         self._supervisor = self._loop.create_task(self._supervise())
-        await asyncio.sleep(0)  # it has begun: even if it is cancelled it closes the port
+        try:
+            await asyncio.sleep(0)  # it has begun: even if it is cancelled it closes the port
+        except BaseException:
+            await self.close()
+            raise
 
     async def _open(self) -> Port:
         opening = self._loop.run_in_executor(self._worker, open_port, self.endpoint.path, self._settings)

@@ -18,7 +18,7 @@ from everbus.aio.tally import Tally
 from everbus.aio.udp import UdpPort
 from everbus.aio.vitals import Vitals, open_descriptors
 from everbus.client.endpoint import DEFAULT_SERVER_ENDPOINT, Endpoint, parse_endpoint
-from everbus.errors import ServerStateError, UsageError
+from everbus.errors import ConfigurationError, ServerStateError, UsageError
 from everbus.limits import Limits
 from everbus.logs import LogObserver
 from everbus.observe import Event, EventKind, Observer
@@ -26,7 +26,7 @@ from everbus.protocol.framing.mbap import MbapFramer
 from everbus.protocol.pdu.table import PUBLIC, FunctionTable
 from everbus.resources import descriptor_limit
 from everbus.service.audit import AuditSink
-from everbus.service.authorize import ALLOW_ALL, Policy, admission
+from everbus.service.authorize import ALLOW_ALL, Policy, admission, strangers
 from everbus.service.handler import LocalHandler
 from everbus.service.multidrop import Multidrop
 from everbus.service.pipeline import Pipeline
@@ -89,6 +89,7 @@ class Server:
         """The bounds; settled and lowered to what the process can hold once started."""
         self._tally = Tally(observer or LogObserver())
         self._pipeline = Pipeline(self._units, policy, table, self._tally, audit=audit, clock=monotonic)
+        self._policy = policy
         self._admission = admission(policy)
         self._table = table
         self._serial = serial
@@ -123,8 +124,8 @@ class Server:
 
         Raises:
             ConnectError: an address cannot be bound; nothing is left open.
-            ConfigurationError: the descriptor limit leaves room for fewer than 16 connections; or a
-                certificate cannot be used.
+            ConfigurationError: the descriptor limit leaves room for fewer than 16 connections; a
+                certificate cannot be used; or the policy names an endpoint that is none of these.
             ServerStateError: it was started before, or stopped meanwhile.
         """
         if self._state != "new":
@@ -142,6 +143,7 @@ class Server:
             self._attach()
             for address in addresses:
                 await self._listen(address, self._reception)
+            self._check_policy()
             self._state = "serving"
             if self._stop_requested:  # by another thread, or by an observer, while it was starting
                 raise ServerStateError("stopped while it was starting")
@@ -161,6 +163,15 @@ class Server:
             text = f"max_connections {wanted} lowered to {self.limits.max_connections}: "
             text += f"the process may open {descriptor_limit()} descriptors"
             self._tally.notify(Event(EventKind.LIMIT_LOWERED, reason="descriptors", detail=text))
+
+    def _check_policy(self) -> None:
+        """A rule about an endpoint that is not here concerns nobody: a denial that fails open."""
+        wrong = strangers(self._policy, self.endpoints)
+        if wrong:
+            raise ConfigurationError(
+                f"the policy names {', '.join(wrong)}, which is no endpoint of this server; these are: "
+                f"{', '.join(url.partition('?')[0] for url in self.endpoints)}"
+            )
 
     def _attach(self) -> None:
         """Give local devices a lock, so that other threads can use their banks."""

@@ -13,7 +13,7 @@ import errno
 import socket
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 __all__ = ["DatagramTransport", "SocketTransport", "Sockets"]
 
@@ -78,6 +78,9 @@ class SocketTransport(asyncio.Transport):
         sock: connected and non-blocking.
         protocol: gets what arrives.
     """
+
+    _ends: ClassVar[bool] = True
+    """To read nothing is the end; an empty datagram is none."""
 
     __slots__ = (
         "_closing",
@@ -161,6 +164,8 @@ class SocketTransport(asyncio.Transport):
         try:
             if size:
                 protocol.buffer_updated(size)
+            elif not self._ends:
+                return
             elif protocol.eof_received():
                 self.pause_reading()  # for good: there is nothing behind an end
             else:
@@ -281,21 +286,7 @@ class DatagramTransport(SocketTransport):
     """
 
     __slots__ = ()
-
-    def _receive(self) -> None:
-        protocol = self._protocol
-        try:
-            size = self._recv_into(protocol.get_buffer(-1))
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError as error:
-            self._fail(error)
-            return
-        if size:  # an empty datagram is no end
-            try:
-                protocol.buffer_updated(size)
-            except Exception as error:  # noqa: BLE001  the protocol's mistake costs this connection, not the others
-                self._crash(error)
+    _ends = False
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Send one datagram. Ignored once it is closing."""

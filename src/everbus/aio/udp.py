@@ -224,6 +224,7 @@ class UdpPort:
         """
         self._stop_reading()
         if self._handlers and timeout_s > 0:
+            self._idle.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):
                     await self._idle.wait()
@@ -359,14 +360,13 @@ class UdpPort:
 
 
 def _learn_the_address_asked(sock: socket.socket) -> None:
-    """Be told which address of ours a datagram was for, where the socket has them all."""
-    host = sock.getsockname()[0]
+    """Be told which address a datagram was for: to answer from there, and to see what went to many hosts."""
     if sys.platform != "linux":
         return
-    if host == "0.0.0.0":
-        sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
-    elif host == "::":
+    if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+    else:
+        sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
 
 
 def _is_unicast(ancillary: Ancillary) -> bool:

@@ -112,7 +112,7 @@ _DEFAULTS = Limits()
     "audit_path",
     type=click.Path(dir_okay=False),
     metavar="FILE",
-    help="Write every write and every denial to this file, as JSON Lines; it rotates.",
+    help="Write every write to this file, as JSON Lines, and every denial to FILE.denied; they rotate.",
 )
 @click.option("--demo", is_flag=True, help="Move some values: coil 0 blinks, input registers 0 to 2 count and swing.")
 @click.option(

@@ -56,10 +56,20 @@ def room(endpoint: Endpoint, options: ClientOptions) -> int:
 AnySession = TypeVar("AnySession", bound=ClientSession)
 
 
-def new_session(endpoint: Endpoint, options: ClientOptions, kind: type[AnySession]) -> AnySession:
-    """The session of a new connection, of the kind that its host needs."""
-    framer = _framer(endpoint, options)
-    return kind(options.table, framer=framer, identified=endpoint.identified, matching=options.matching)
+def new_session(
+    endpoint: Endpoint, options: ClientOptions, kind: type[AnySession], before: ClientSession | None = None
+) -> AnySession:
+    """The session of a new connection, of the kind that its host needs.
+
+    Its transaction ids go on where those of the session before ended: over UDP a late answer may find its way here.
+    """
+    return kind(
+        options.table,
+        1 if before is None else before.next_transaction,
+        framer=_framer(endpoint, options),
+        identified=endpoint.identified,
+        matching=options.matching,
+    )
 
 
 def _framer(endpoint: Endpoint, options: ClientOptions) -> Framer:

@@ -9,17 +9,51 @@ from typing import Final
 
 from everbus.client.endpoint import Endpoint
 from everbus.client.options import ClientOptions
-from everbus.errors import ConfigurationError
+from everbus.errors import ConfigurationError, ModbusTimeoutError
 from everbus.protocol.client_session import BROADCAST_UNIT
 from everbus.protocol.framing.timing import BETWEEN_FRAMES, silent_interval_s
 
-__all__ = ["QUIET_S", "TURNAROUND_S", "Pacing", "least_spacing_s"]
+__all__ = ["QUIET_S", "TURNAROUND_S", "Pacing", "Silence", "least_spacing_s"]
 
 QUIET_S: Final = 0.1
 """A serial line that was silent for so long has no late answer under way, as far as one waits for it."""
 
 TURNAROUND_S: Final = 0.15
 """After a broadcast on a serial line, so that every device has carried it out (SL 2.4.1: 100 to 200 ms)."""
+
+
+class Silence:
+    """How long a serial line has to be left alone before it is used again; any monotonic clock.
+
+    Args:
+        peer: the line, for messages.
+    """
+
+    __slots__ = ("_from", "_peer")
+
+    def __init__(self, peer: str) -> None:
+        self._peer = peer
+        self._from = 0.0
+
+    def broken(self, now: float) -> None:
+        """Something was heard, or what was asked has no answer yet: it has to be silent from now on."""
+        self._from = now
+
+    def left_s(self, now: float, until: float) -> float:
+        """How long it still has to be silent; 0: no more.
+
+        Raises:
+            ModbusTimeoutError: for longer than whoever wants to use it has time.
+        """
+        left_s = self._from + QUIET_S - now
+        if left_s <= 0:
+            return 0.0
+        if now + left_s >= until:
+            raise ModbusTimeoutError(
+                f"{self._peer} has not been quiet for {QUIET_S} s since an answer failed: it may be asked "
+                f"{left_s:.3g} s from now"
+            )
+        return left_s
 
 
 def least_spacing_s(endpoint: Endpoint) -> float:

@@ -207,6 +207,11 @@ class ClientSession:
         return len(self._open)
 
     @property
+    def next_transaction(self) -> int:
+        """The id that the next request gets, if it is free; for the session that follows this one."""
+        return self._next
+
+    @property
     def clean(self) -> bool:
         """Everything asked was answered and nothing else is under way: anybody may go on from here."""
         return not (self._open or self.broken or self._framer.pending or self._framer.fault or self._stale)

@@ -145,7 +145,9 @@ class PendingAudit:
 
     __slots__ = ("_changes", "_context", "_decision", "_olds", "_request")
 
-    def __init__(self, request: AnyRequest, context: RequestContext, decision: Decision, handler: Handler) -> None:
+    def __init__(
+        self, request: AnyRequest, context: RequestContext, decision: Decision, handler: Handler | None
+    ) -> None:
         self._request = request
         self._context = context
         self._decision = decision

@@ -7,7 +7,7 @@ audit. ``everbus.service.policy`` has the rules.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
 
@@ -161,6 +161,15 @@ class CompiledPolicy(Policy, Protocol):
         ...
 
 
+@runtime_checkable
+class EndpointPolicy(Protocol):
+    """A policy that speaks of endpoints."""
+
+    def strangers(self, endpoints: Iterable[str]) -> list[str]:
+        """Endpoints that it names and that are none of these: what it says of them would be said of nobody."""
+        ...
+
+
 class AllowAll:
     """Everybody may do everything."""
 
@@ -183,6 +192,11 @@ def everybody(_: str) -> Admission:
 def admission(policy: Policy) -> Callable[[str], Admission]:
     """What decides about peers under this policy."""
     return policy.admit if isinstance(policy, CompiledPolicy) else everybody
+
+
+def strangers(policy: Policy, endpoints: Iterable[str]) -> list[str]:
+    """Endpoints that a policy names and that are none of a server's."""
+    return policy.strangers(endpoints) if isinstance(policy, EndpointPolicy) else []
 
 
 def access_of(policy: Policy, connection: ConnectionInfo) -> Access:

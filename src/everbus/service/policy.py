@@ -77,7 +77,8 @@ class Rule:
         roles: of the certificate, whole; an empty text stands for "no role".
         subjects: of the certificate; ``*`` stands for any text. A peer without one never fits.
         networks: of the peer's address.
-        endpoints: ours, as URLs; ``*`` stands for any text.
+        endpoints: ours, as a server shows them when it is ready, without what is behind a question
+            mark; ``*`` stands for any text.
         kinds: what is done, as ``authorize.touched`` has it; custom function codes are ``other``.
         functions: function codes, 1..127; with ``kinds`` either fits.
         units: 0..255. A broadcast on a serial line is decided for each device, by its own unit.
@@ -208,6 +209,12 @@ class RulePolicy:
         """What happens to a peer of this address, before anything is read."""
         return self.peers.admit(host)
 
+    def strangers(self, endpoints: Iterable[str]) -> list[str]:
+        """What rules call an endpoint and is none of these; not what has a ``*``, as that may be for another server."""
+        here = {_place(endpoint) for endpoint in endpoints}
+        named = (text for rule in self.rules for text in rule.endpoints if "*" not in text)
+        return [text for text in dict.fromkeys(named) if _place(text) not in here]
+
 
 class _Compiled:
     """A rule, ready to be asked."""
@@ -217,7 +224,7 @@ class _Compiled:
     def __init__(self, rule: Rule) -> None:
         self._rule = rule
         self._subjects = _pattern(rule.subjects)
-        self._endpoints = _pattern(rule.endpoints)
+        self._endpoints = _pattern(tuple(map(_place, rule.endpoints)))
         self._codes = rule.functions if rule.functions or rule.kinds else None
         self._kinds = rule.kinds
         self._spans: dict[str | None, list[tuple[int, int]]] = {}
@@ -235,7 +242,7 @@ class _Compiled:
             (not rule.roles or (connection.role or "") in rule.roles)
             and _fits(self._subjects, connection.subject)
             and (not rule.networks or (address is not None and any(address in network for network in rule.networks)))
-            and _fits(self._endpoints, connection.endpoint)
+            and _fits(self._endpoints, _place(connection.endpoint))
         )
 
     def covers(self, unit: int, function_code: int, kind: Kind) -> bool:
@@ -267,6 +274,11 @@ def _pattern(texts: tuple[str, ...]) -> re.Pattern[str] | None:
     if not texts:
         return None
     return re.compile("|".join(".*".join(map(re.escape, text.split("*"))) for text in texts), re.DOTALL)
+
+
+def _place(url: str) -> str:
+    """An endpoint without its settings, which nobody has to repeat."""
+    return url.partition("?")[0]
 
 
 def _fits(pattern: re.Pattern[str] | None, text: str | None) -> bool:

@@ -325,6 +325,8 @@ _TABLES: Final = {
     "holding": TableName.HOLDING_REGISTERS,
     "file": FILES,
 }
+_MOST_NUMBER: Final = 0xFFFFFFFF
+_MOST_DIGITS: Final = 10
 _RANGE: Final = re.compile(r"(\w+)(?:@(\w+)(?:([:-])(\w+))?)?")
 
 
@@ -343,9 +345,11 @@ def _network(value: object) -> Network:
 
 def _number(value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
+        if abs(value) > _MOST_NUMBER:
+            raise ConfigurationError("a number is too large")  # Python refuses to print some of them
         return value
     try:
-        if isinstance(value, str):
+        if isinstance(value, str) and len(value) <= _MOST_DIGITS:
             return int(value, 16 if value[:2] in ("0x", "0X") else 10)
     except ValueError:
         pass

@@ -18,7 +18,7 @@ from everbus.errors import ClientClosedError, ConnectError, ModbusTimeoutError, 
 from everbus.protocol.client_session import ClientSession, Completion
 from everbus.protocol.pdu.table import AnyRequest
 from everbus.sockets import CLOSED, no_connection_error
-from everbus.sync.link import Link, SharedLink, SharedSession
+from everbus.sync.link import Channel, Link, SharedLink, SharedSession
 from everbus.sync.openers import opener
 
 __all__ = ["Driver"]
@@ -72,6 +72,7 @@ class Driver:
         self._opener = opener(endpoint, options.source)
         self._backoff = Backoff(random)
         self._link: Link | None = None
+        self._newest: ClientSession | None = None
         self._closed = False
         self._fresh_s = _FRESH_S if exact(endpoint, options) else 0.0
         self._room = room(endpoint, options)
@@ -320,13 +321,7 @@ class Driver:
             if monotonic() < until:  # else it had less time than connect_timeout_s, which is not its fault
                 self._backoff.failed(monotonic(), error)
             raise
-        link: Link
-        if self._room == 1:
-            link = Link(self._endpoint, new_session(self._endpoint, self._options, ClientSession), channel)
-        else:
-            session = new_session(self._endpoint, self._options, SharedSession)
-            link = SharedLink(self._endpoint, session, channel)
-        self._link = link
+        link = self._link = self._new_link(channel)
         self._health.connected()
         self._backoff.connected(monotonic())
         self.pacing.connected(monotonic())
@@ -334,6 +329,13 @@ class Driver:
             self.disconnect()
             raise ClientClosedError(f"the client of {self._endpoint} was closed while it connected")
         return link
+
+    def _new_link(self, channel: Channel) -> Link:
+        if self._room == 1:
+            self._newest = new_session(self._endpoint, self._options, ClientSession, self._newest)
+            return Link(self._endpoint, self._newest, channel)
+        shared = self._newest = new_session(self._endpoint, self._options, SharedSession, self._newest)
+        return SharedLink(self._endpoint, shared, channel)
 
     def _retire(self, link: Link, reason: str) -> None:
         """A connection is over: close it, and count what it saw, once."""

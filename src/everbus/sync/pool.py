@@ -82,15 +82,14 @@ class Pool:
             self._begin()  # the parent's connections stay the parent's
         where = as_endpoint(endpoint)
         grant = self._acquire(where)
-        kept = False
+        client: Client | None = None
         try:
             client = self._prepared(grant, where)
-            kept = where.serial is not None
             yield client
-            kept = kept or client.clean
         finally:
+            clean = client is not None and client.clean
             with self._news:
-                closing = self._carry_out(self._core.release(grant.token, monotonic(), clean=kept))
+                closing = self._carry_out(self._core.release(grant.token, monotonic(), clean=clean))
             _close(closing)
 
     def _acquire(self, endpoint: Endpoint) -> Grant:

@@ -14,8 +14,8 @@ from threading import Lock
 from time import monotonic, sleep
 
 from everbus.client.endpoint import Endpoint, SerialSettings
-from everbus.client.pacing import QUIET_S
-from everbus.errors import ConnectionLostError, ModbusTimeoutError
+from everbus.client.pacing import Silence
+from everbus.errors import ConnectionLostError
 from everbus.ports import Port, open_port
 
 __all__ = ["PortChannel", "PortOpener"]
@@ -33,7 +33,7 @@ class PortOpener:
         self._endpoint = endpoint
         self._settings = settings
         self._port: Port | None = None
-        self._silent_from = 0.0
+        self._silence = Silence(str(endpoint))
         self._lock = Lock()
         """Held by whoever uses or closes the port: the number of a closed one may be another file's."""
 
@@ -56,15 +56,10 @@ class PortOpener:
         """Throw away what arrives until nothing does; a caller without the time leaves the rest to the next one."""
         while True:
             if self.read(port):
-                self._silent_from = monotonic()
-            left_s = self._silent_from + QUIET_S - monotonic()
-            if left_s <= 0:
+                self._silence.broken(monotonic())
+            left_s = self._silence.left_s(monotonic(), until)
+            if not left_s:
                 return
-            if monotonic() + left_s >= until:
-                raise ModbusTimeoutError(
-                    f"{self._endpoint} has not been quiet for {QUIET_S} s since an answer failed: it may be asked "
-                    f"{left_s:.3g} s from now"
-                )
             sleep(left_s)
 
     def read(self, port: Port) -> bytes:
@@ -108,7 +103,7 @@ class PortOpener:
 
     def rest(self) -> None:
         """A link is over: from now on the line has to be quiet for a while."""
-        self._silent_from = monotonic()
+        self._silence.broken(monotonic())
 
     def close(self) -> None:
         """Let the port go. Idempotent, in any thread."""

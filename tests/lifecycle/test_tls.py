@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
+import subprocess
+import sys
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
 from time import perf_counter
 
@@ -14,6 +17,7 @@ import pytest
 from everbus import Bank, Limits, Server
 from everbus.client.endpoint import Endpoint, TlsFiles, parse_endpoint
 from everbus.observe import EventKind
+from everbus.resources import memory_bytes
 from everbus.testing import RecordingObserver
 from everbus.tls import client_context
 from tests.aio.secure import plant
@@ -131,3 +135,29 @@ async def test_f7_certificates_that_change_under_load_drop_no_connection(tmp_pat
         assert server.statistics().handshake_failures == {}
     assert len(observer.of(EventKind.CERTIFICATES_REJECTED)) == 2
     assert len(observer.of(EventKind.CERTIFICATES_RELOADED)) == 2
+
+
+@pytest.mark.slow
+def test_a_connection_costs_no_more_than_48_kib() -> None:
+    """What docs/security.md says: 200 idle connections that have asked once, in a process of their own."""
+    url = str(Endpoint("tls", "127.0.0.1", 0, tls=plant().server))
+    context = client_context(plant().client)
+    command = [sys.executable, "-m", "everbus", "serve", "--listen", url]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server, ExitStack() as clients:
+        clients.callback(server.terminate)
+        assert server.stderr is not None
+        port = int(server.stderr.readline().partition("127.0.0.1:")[2].partition("?")[0])
+
+        def connect(count: int) -> None:
+            for _ in range(count):
+                sock = clients.enter_context(socket.create_connection(("127.0.0.1", port), 5.0))
+                one = clients.enter_context(context.wrap_socket(sock, server_hostname="127.0.0.1"))
+                one.sendall(request(1))
+                assert one.recv(100)
+
+        connect(50)  # what is allocated once
+        before = memory_bytes(server.pid)
+        connect(200)
+        each = (memory_bytes(server.pid) - before) / 200
+        measured("TLS", bytes_each=each)
+        assert each < 48 * 1024

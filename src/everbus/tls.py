@@ -178,13 +178,21 @@ def _load_trusted(context: ssl.SSLContext, ca: str) -> None:
 
 def _read(path: str) -> bytes:
     try:
-        mode = os.stat(path).st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # a pipe would hold up whoever opens it
+        if _is_odd(path):
             raise OSError(errno.EINVAL, "it is not a file")
         with open(path, "rb") as file:
             return file.read(_MOST_FILE_BYTES)
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _is_odd(path: str) -> bool:
+    """A pipe, or another thing that would hold up whoever opens it; what else is wrong, opening tells."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 class Certificates:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import select
-import socket
 import ssl
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
@@ -29,7 +26,6 @@ from everbus.tls import (
     Certificates,
     HandshakeFailure,
     PeerIdentity,
-    SecureSocket,
     TlsOptions,
     client_context,
     handshake_failure,
@@ -768,48 +764,3 @@ def test_a_session_ends_with_the_files_that_it_was_made_with(watched: Watched, c
 def test_files_that_cannot_be_used_to_begin_with(client: TlsFiles) -> None:
     with pytest.raises(ConfigurationError, match="needs a certificate"):
         Certificates(TlsFiles(ca=client.ca), server_context, print)
-
-
-# Blocking clients
-
-
-@pytest.fixture
-def secured(server: TlsFiles, client: TlsFiles) -> Iterator[tuple[SecureSocket, ssl.SSLSocket]]:
-    """Both ends of a connection, the client's not blocking."""
-    ours, theirs = socket.socketpair()
-    ours.settimeout(5.0)
-    theirs.settimeout(5.0)
-    with ThreadPoolExecutor(1) as other:
-        accepted = other.submit(server_context(server).wrap_socket, theirs, server_side=True)
-        end = SecureSocket.wrap(ours, client_context(client), HOST)
-        end.setblocking(False)
-        with end, accepted.result() as far:
-            yield end, far
-
-
-def test_a_blocking_client_waits_as_with_a_plain_socket(secured: tuple[SecureSocket, ssl.SSLSocket]) -> None:
-    end, far = secured
-    with pytest.raises(BlockingIOError):
-        end.recv(16384)
-    far.sendall(bytes(16384))
-    select.select([end], [], [], 5.0)
-    assert end.recv(16384) == bytes(16384)
-    assert end.pending() == 0
-    with pytest.raises(BlockingIOError):
-        fill(end)
-
-
-def fill(end: SecureSocket) -> None:
-    while True:
-        end.send(bytes(16384))
-
-
-def test_a_blocking_client_is_refused_by_whom_it_does_not_know(server: TlsFiles, stranger: TlsFiles) -> None:
-    ours, theirs = socket.socketpair()
-    with theirs, ThreadPoolExecutor(1) as other:
-        accepted = other.submit(server_context(server).wrap_socket, theirs, server_side=True)
-        with pytest.raises(ConnectionAbortedError, match="the peer's certificate is refused") as caught:
-            SecureSocket.wrap(ours, client_context(replace(stranger, ca=stranger.cert)), HOST)
-        assert isinstance(caught.value.__cause__, ssl.SSLCertVerificationError)
-        assert isinstance(accepted.exception(), ssl.SSLError)
-    assert ours.fileno() == -1

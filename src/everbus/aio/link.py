@@ -12,7 +12,7 @@ from everbus.client.endpoint import Endpoint
 from everbus.client.exchange import NOBODY
 from everbus.protocol.client_session import ClientSession, Completion
 from everbus.sockets import lost_error
-from everbus.tls import handshake_failure
+from everbus.tls import in_words
 
 __all__ = ["Link", "LinkTransport"]
 
@@ -159,7 +159,7 @@ class Link(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        self.error = _named(exc) if isinstance(exc, SSLError) else exc
+        self.error = in_words(exc) if isinstance(exc, SSLError) else exc
         self.closed.set_result(None)
         self._on_lost(self)
         calls, self._asked = list(self._asked.values()), {}
@@ -167,10 +167,3 @@ class Link(asyncio.BufferedProtocol):
             cause = self.session.fault or self.error
             error = lost_error(self._endpoint, self.reason, cause, "before the answer came")
             self._resume(call, None, error)
-
-
-def _named(error: SSLError) -> Exception:
-    """The same in words for people: in TLS 1.3 a server refuses a certificate after the handshake, for the client."""
-    named = ConnectionAbortedError(handshake_failure(error).message)
-    named.__cause__ = error
-    return named

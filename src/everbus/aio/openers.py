@@ -15,7 +15,7 @@ from everbus.aio.transport import DatagramTransport, Sockets
 from everbus.client.endpoint import Endpoint, TlsFiles
 from everbus.errors import ConnectError
 from everbus.sockets import Address, connect_error, literal_addresses, new_socket, to_addresses
-from everbus.tls import Certificates, client_context, handshake_failure
+from everbus.tls import Certificates, client_context, in_words
 
 __all__ = ["Opener", "SocketOpener", "opener"]
 
@@ -87,7 +87,7 @@ class SocketOpener:
         except TimeoutError as failure:
             error = failure
         if isinstance(error, SSLError):
-            raise ConnectError(f"cannot connect to {self._endpoint}: {handshake_failure(error).message}") from error
+            error = in_words(error)
         raise connect_error(self._endpoint, error, within_s) from error
 
     async def _connect(self, loop: asyncio.AbstractEventLoop, address: Address, link: Link) -> None:

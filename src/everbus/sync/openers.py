@@ -119,7 +119,8 @@ def _left_s(until: float) -> float:
 
 def _securing(files: TlsFiles, name: str) -> _Attach:
     """Certificates that changed are used by the next connection."""
-    from everbus.tls import Certificates, SecureSocket, client_context  # noqa: PLC0415  others need no ssl
+    from everbus.sync.secure import SecureSocket  # noqa: PLC0415  others need no ssl
+    from everbus.tls import Certificates, client_context  # noqa: PLC0415  as above
 
     certificates = Certificates(files, client_context, lambda _: None)
     return lambda sock: SecureSocket.wrap(sock, certificates.current(), name)
